@@ -12,7 +12,7 @@ _HERE = Path(__file__).resolve().parent
 def share_folders() -> list[Path]:
     """Folders that may hold ``config/`` and ``launch/``, the nearest first."""
     prefixes = [
-        _HERE.parents[3],
+        *_HERE.parents[3:4],
         *(Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p),
     ]
     return [_HERE.parent, *(p / "share" / "lidargen_ros" for p in prefixes)]

@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every camera can do, and the checks and helpers that all models share.
+
+Frame: OpenCV axes, x right, y down, z along the optical axis, metres. Integer pixel coordinates are pixel centres,
+the origin is the centre of the top-left pixel.
+"""
+
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import CalibrationError
+
+
+@runtime_checkable
+class Camera(Protocol):
+    """A calibrated camera; immutable."""
+
+    width: int
+    height: int
+
+    def project(self, points: NDArray) -> tuple[NDArray, NDArray]:
+        """Points [..., 3] in the camera frame -> pixels [..., 2] float64 and visible [...] bool.
+
+        ``visible``: in front of the camera (z > 0), the rounded pixel inside the image, and within the field of
+        view in which the lens model is valid. Pixels are finite everywhere, but mean something only where visible.
+        """
+        ...
+
+    def rays(self, pixels: NDArray) -> NDArray:
+        """Pixels [..., 2] -> unit directions [..., 3] float64 in the camera frame. Finite everywhere."""
+        ...
+
+    def scaled(self, width: int, height: int) -> "Camera":
+        """The same camera after its image has been resized: u' = (u + 0.5) * s - 0.5."""
+        ...
+
+    def cropped(self, left: int, top: int, width: int, height: int) -> "Camera":
+        """The same camera after its image has been cut out: u' = u - left (negative values pad)."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists; ``model`` names the class. Inverse: :func:`camera_from_dict`."""
+        ...
+
+
+def check_calibration(name: str, width: int, height: int, numbers: ArrayLike, focal: ArrayLike = 1.0) -> None:
+    """Refuse sizes, numbers and focal lengths that no camera can have; the message names the camera.
+
+    Raises:
+        CalibrationError
+    """
+    if not (np.isfinite(width) and np.isfinite(height) and width >= 1 and height >= 1):
+        raise CalibrationError(
+            f"{name}: image size {width} x {height} is not positive; correct the calibration"
+        )
+    if not np.isfinite(np.asarray(numbers, dtype=np.float64)).all():
+        raise CalibrationError(
+            f"{name}: calibration holds NaN or infinity; calibrate again or correct the message"
+        )
+    if not (np.asarray(focal, dtype=np.float64) > 0).all():
+        raise CalibrationError(f"{name}: focal length {focal} is not positive; is the camera calibrated?")
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuse a target size that no image can have."""
+    if width < 1 or height < 1:
+        raise CalibrationError(
+            f"image size {width} x {height} is not positive; give the size of the resized image"
+        )
+
+
+def inside_image(pixels: NDArray, width: int, height: int) -> NDArray:
+    """[..., 2] -> [...] bool: the rounded (half to even) pixel lies in the image."""
+    u, v = np.rint(pixels[..., 0]), np.rint(pixels[..., 1])
+    return (u >= 0) & (u < width) & (v >= 0) & (v < height)
+
+
+def as_points(points: ArrayLike) -> tuple[NDArray, NDArray]:
+    """[..., 3] as float64 with non-finite entries replaced by the origin, and [...] bool: finite."""
+    xyz = np.asarray(points, dtype=np.float64)
+    finite = np.isfinite(xyz).all(axis=-1)
+    return np.where(finite[..., None], xyz, 0.0), finite
+
+
+def normalised(vectors: NDArray) -> NDArray:
+    """[..., 3] scaled to unit length."""
+    return vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
