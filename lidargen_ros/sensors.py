@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The LiDAR being imitated: where its rays point, when they fire and how far they see.
 
-Frame: x forward, y left, z up (REP-103), metres; azimuth counter-clockwise from +x. Row 0 is the highest beam.
-Conventions are laid out in docs/conventions.md.
+Frame: x forward, y left, z up (REP-103), metres; azimuth counter-clockwise from +x. Row 0 is the highest
+beam. Conventions are laid out in docs/conventions.md.
 """
 
 from collections.abc import Mapping
@@ -42,7 +42,7 @@ class Sensor:
     name: str
     elevations_deg: NDArray
     columns: int
-    azimuth_offsets_deg: NDArray = field(default=None)  # type: ignore[assignment]  # zeros, set below
+    azimuth_offsets_deg: NDArray = field(default_factory=lambda: np.zeros(0))  # empty: zeros
     azimuth_start_deg: float = 180.0
     azimuth_span_deg: float = 360.0
     clockwise: bool = True
@@ -53,8 +53,8 @@ class Sensor:
 
     def __post_init__(self) -> None:
         elevations = np.array(self.elevations_deg, dtype=np.float64)
-        given = self.azimuth_offsets_deg
-        offsets = np.zeros_like(elevations) if given is None else np.array(given, dtype=np.float64)
+        offsets = np.array(self.azimuth_offsets_deg, dtype=np.float64)
+        offsets = offsets if offsets.size else np.zeros_like(elevations)
         for key, value in (("elevations_deg", elevations), ("azimuth_offsets_deg", offsets)):
             value.setflags(write=False)
             object.__setattr__(self, key, value)
@@ -120,7 +120,7 @@ class Sensor:
         return np.deg2rad(self.elevations_deg)
 
     def azimuths(self, edge: bool = False) -> NDArray:
-        """[columns] radians of the bin centres, or with ``edge`` of the left (first fired) edges; not wrapped."""
+        """[columns] radians of the bin centres (``edge``: of the left, first fired edges); not wrapped."""
         position = np.arange(self.columns) + (0.0 if edge else 0.5)
         return np.deg2rad(self.azimuth_start_deg) + self.column_step_rad * position
 
@@ -169,8 +169,8 @@ class Sensor:
 
         Returns:
             rows, columns: int64 [other.rows, other.columns], so that ``range_map[rows, columns]`` reads this
-            sensor's map on the grid of ``other``. Rays of ``other`` outside this sensor's field of view get its
-            outermost ray: mask them with :meth:`covers`.
+            sensor's map on the grid of ``other``. Rays of ``other`` outside this sensor's field of view get
+            its outermost ray: mask them with :meth:`covers`.
         """
         turns = (other.azimuths() - self.azimuths()[0]) / self.column_step_rad
         whole = 360.0 / self.azimuth_span_deg * self.columns
@@ -187,7 +187,7 @@ class Sensor:
         return self.rows_of(best), np.broadcast_to(columns, other.shape)
 
     def covers(self, other: "Sensor") -> NDArray:
-        """[other.rows, other.columns] bool: rays of ``other`` inside this field of view, half a spacing around it."""
+        """[other.rows, other.columns] bool: rays of ``other`` in this field of view, plus half a spacing."""
         top, bottom = self.elevations_deg[0], self.elevations_deg[-1]
         pad = (top - bottom) / max(2 * (self.rows - 1), 1)
         rows = (other.elevations_deg <= top + pad) & (other.elevations_deg >= bottom - pad)
@@ -221,7 +221,8 @@ class Sensor:
         missing = {"name", "elevations_deg", "columns"} - given.keys()
         if unknown or missing:
             raise ConfigError(
-                f"sensor {given.get('name', '?')!r}: unknown keys {sorted(unknown)}, missing {sorted(missing)}"
+                f"sensor {given.get('name', '?')!r}: unknown keys {sorted(unknown)}, "
+                f"missing keys {sorted(missing)}; see config/sensors/pandar128.yaml"
             )
         if isinstance(span := given["elevations_deg"], Mapping):
             try:
@@ -239,10 +240,11 @@ class Sensor:
 
 
 def load_sensor(name_or_path: str | Path) -> Sensor:
-    """A ready sensor by name (``pandar128`` -> ``config/sensors/pandar128.yaml``), or one's own from a YAML file.
+    """A ready sensor by name (``pandar128`` -> ``config/sensors/pandar128.yaml``) or one's own from YAML.
 
     Raises:
-        ConfigError: if there is no such sensor or the file is not one. CalibrationError: for implausible values.
+        ConfigError: if there is no such sensor or the file is not one.
+        CalibrationError: for implausible values.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
@@ -250,7 +252,8 @@ def load_sensor(name_or_path: str | Path) -> Sensor:
         path = folder / f"{name_or_path}.yaml"
         if not path.is_file():
             raise ConfigError(
-                f"sensor {str(name_or_path)!r} is not known; choose one of {', '.join(list_sensors())}, or give a .yaml file"
+                f"sensor {str(name_or_path)!r} is not known; give a .yaml file or one of "
+                f"{', '.join(list_sensors())}"
             )
     try:
         data = yaml.safe_load(path.read_text())

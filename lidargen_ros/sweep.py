@@ -37,8 +37,8 @@ class Sweep:
                 continue
             if np.shape(value) != self.sensor.shape:
                 raise InputError(
-                    f"sweep {name} is {np.shape(value)}, sensor {self.sensor.name!r} has {self.sensor.shape}; "
-                    "use the sensor that made it, or Sensor.with_columns"
+                    f"sweep {name} is {np.shape(value)}, its sensor {self.sensor.name!r} has "
+                    f"{self.sensor.shape}; use the sensor that made it, or Sensor.with_columns"
                 )
             setattr(self, name, np.asarray(value, dtype=np.float32))
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every camera can do, and the checks and helpers that all models share.
 
-Frame: OpenCV axes, x right, y down, z along the optical axis, metres. Integer pixel coordinates are pixel centres,
-the origin is the centre of the top-left pixel.
+Frame: OpenCV axes, x right, y down, z along the optical axis, metres. Integer pixel coordinates are pixel
+centres, the origin is the centre of the top-left pixel.
 """
 
 from typing import Any, Protocol, runtime_checkable
@@ -17,14 +17,18 @@ from ..errors import CalibrationError
 class Camera(Protocol):
     """A calibrated camera; immutable."""
 
-    width: int
-    height: int
+    @property
+    def width(self) -> int: ...
+
+    @property
+    def height(self) -> int: ...
 
     def project(self, points: NDArray) -> tuple[NDArray, NDArray]:
         """Points [..., 3] in the camera frame -> pixels [..., 2] float64 and visible [...] bool.
 
-        ``visible``: in front of the camera (z > 0), the rounded pixel inside the image, and within the field of
-        view in which the lens model is valid. Pixels are finite everywhere, but mean something only where visible.
+        ``visible``: in front of the camera (z > 0), the rounded pixel inside the image, and within the field
+        of view in which the lens model is valid. Pixels are finite everywhere, but mean something only where
+        visible.
         """
         ...
 
@@ -45,7 +49,9 @@ class Camera(Protocol):
         ...
 
 
-def check_calibration(name: str, width: int, height: int, numbers: ArrayLike, focal: ArrayLike = 1.0) -> None:
+def check_calibration(
+    name: str, width: float, height: float, numbers: ArrayLike, focal: ArrayLike = 1.0
+) -> None:
     """Refuse sizes, numbers and focal lengths that no camera can have; the message names the camera.
 
     Raises:
@@ -60,7 +66,7 @@ def check_calibration(name: str, width: int, height: int, numbers: ArrayLike, fo
             f"{name}: calibration holds NaN or infinity; calibrate again or correct the message"
         )
     if not (np.asarray(focal, dtype=np.float64) > 0).all():
-        raise CalibrationError(f"{name}: focal length {focal} is not positive; is the camera calibrated?")
+        raise CalibrationError(f"{name}: focal length {focal!r} is not positive; is the camera calibrated?")
 
 
 def check_size(width: int, height: int) -> None:
@@ -80,7 +86,7 @@ def inside_image(pixels: NDArray, width: int, height: int) -> NDArray:
 def as_points(points: ArrayLike) -> tuple[NDArray, NDArray]:
     """[..., 3] as float64 with non-finite entries replaced by the origin, and [...] bool: finite."""
     xyz = np.asarray(points, dtype=np.float64)
-    finite = np.isfinite(xyz).all(axis=-1)
+    finite = np.asarray(np.isfinite(xyz).all(axis=-1))
     return np.where(finite[..., None], xyz, 0.0), finite
 
 

@@ -62,16 +62,17 @@ def camera_from_info(info: Any, name: str = "camera", rectified: bool = False) -
             f"{name}: CameraInfo has skew {matrix[0, 1]}, which is not supported; rectify the images"
         )
     size = int(info.width), int(info.height)
-    intrinsics = tuple(float(matrix[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    fx, fy, cx, cy = (float(matrix[i]) for i in ((0, 0), (1, 1), (0, 2), (1, 2)))
     camera: Camera
     if model in _FISHEYE_NAMES:
-        camera = FisheyeCamera(*size, *intrinsics, d or (0.0,) * 4, name)
+        camera = FisheyeCamera(*size, fx, fy, cx, cy, d or (0.0,) * 4, name)
     elif model in _PINHOLE_LENGTHS:
         if len(d) not in _PINHOLE_LENGTHS[model] and any(d):
             raise CalibrationError(
-                f"{name}: distortion model {model!r} with {len(d)} coefficients; expected {_PINHOLE_LENGTHS[model]}"
+                f"{name}: distortion model {model!r} with {len(d)} coefficients; "
+                f"expected {_PINHOLE_LENGTHS[model]}"
             )
-        camera = PinholeCamera(*size, *intrinsics, d if any(d) else (), name)
+        camera = PinholeCamera(*size, fx, fy, cx, cy, d if any(d) else (), name)
     else:
         known = ", ".join(filter(None, (*_PINHOLE_LENGTHS, "equidistant")))
         raise CalibrationError(f"{name}: distortion model {model!r} is not known; use one of {known}")

@@ -2,7 +2,7 @@
 """The fisheye camera of ``sensor_msgs/CameraInfo`` "equidistant" (Kannala-Brandt, ``cv2.fisheye``):
 radius = theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8), times the focal lengths."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -31,7 +31,7 @@ class FisheyeCamera:
     cx: float
     cy: float
     distortion: tuple[float, ...] = (0.0, 0.0, 0.0, 0.0)
-    name: str = "fisheye camera"
+    name: str = field(default="fisheye camera", compare=False)
 
     def __post_init__(self) -> None:
         if len(self.distortion) not in (0, 4):
@@ -113,5 +113,5 @@ class FisheyeCamera:
     def from_dict(cls, data: dict[str, Any], name: str = "fisheye camera") -> "FisheyeCamera":
         """Inverse of :meth:`to_dict`; ``distortion`` may be absent."""
         size = int(data["width"]), int(data["height"])
-        intrinsics = (float(data[key]) for key in ("fx", "fy", "cx", "cy"))
-        return cls(*size, *intrinsics, tuple(float(x) for x in data.get("distortion", (0.0,) * 4)), name)
+        fx, fy, cx, cy = (float(data[key]) for key in ("fx", "fy", "cx", "cy"))
+        return cls(*size, fx, fy, cx, cy, tuple(float(x) for x in data.get("distortion", (0.0,) * 4)), name)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The f-theta camera: pixel radius and angle off the optical axis are polynomials of one another.
 
-The calibration gives one of the two polynomials (as in the published data set); the other is fitted to it as the
-published model does, by least squares over 500 samples up to the farthest image corner.
+The calibration gives one of the two polynomials (as in the published data set); the other is fitted to it as
+the published model does, by least squares over 500 samples up to the farthest image corner.
 """
 
 from dataclasses import dataclass, replace
@@ -26,8 +26,8 @@ class FThetaCamera:
 
     Attributes:
         width, height: size of the image that pixels refer to.
-        vector: calibration ``[cx, cy, width, height, k0..kn, is_backward]`` (10 or 11 numbers) or the 14-number
-            form, whose last three are c, d, e of [[c, d], [e, 1]] (sensor offset -> pixel offset).
+        vector: calibration ``[cx, cy, width, height, k0..kn, is_backward]`` (10 or 11 numbers) or the form of
+            14, whose last three are c, d, e of [[c, d], [e, 1]] (sensor offset -> pixel offset).
         scale, shift: pixel = scale * calibration pixel + shift, per axis; the trace of resizing and cropping.
     """
 
@@ -50,7 +50,7 @@ class FThetaCamera:
             raise CalibrationError(
                 f"{name}: an f-theta vector has 10, 11 or 14 numbers, this one {len(numbers)}"
             )
-        check_calibration(name, *numbers[2:4], numbers)
+        check_calibration(name, numbers[2], numbers[3], numbers)
         return cls(int(numbers[2]), int(numbers[3]), tuple(numbers.tolist()), name=name)
 
     def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class FThetaCamera:
     @cached_property
     def centre(self) -> NDArray:
         """[2] principal point in calibration pixels, rounded to float32 as published."""
-        return np.float32(self.vector[:2]).astype(np.float64)
+        return _rounded(self.vector[:2])
 
     @property
     def is_backward(self) -> bool:
@@ -91,7 +91,7 @@ class FThetaCamera:
     def _given(self) -> NDArray:
         k = np.array(self.vector[4:10] if len(self.vector) == 14 else self.vector[4:-1])
         k[0] = 0.0
-        return np.float32(k).astype(np.float64)
+        return _rounded(k)
 
     @cached_property
     def _linear(self) -> NDArray:
@@ -109,15 +109,10 @@ class FThetaCamera:
             angles = np.arange(1, 2001) * _ANGLE_STEP
             falls = _evaluate(_derivative(self._given), angles) <= 0
             beyond = _evaluate(self._given, angles) > reach
-            # The step that first passes the corner is kept, the step that first falls is not.
-            ends = [
-                i
-                for i in (
-                    np.argmax(falls) - 1 if falls.any() else 1999,
-                    np.argmax(beyond) if beyond.any() else 1999,
-                )
-            ]
-            samples = np.linspace(0, (min(ends) + 1) * _ANGLE_STEP, _SAMPLES)
+            # Number of steps kept: the one that first passes the corner is, the one that first falls is not.
+            before_fall = np.argmax(falls) if falls.any() else len(angles)
+            up_to_corner = np.argmax(beyond) + 1 if beyond.any() else len(angles)
+            samples = np.linspace(0, min(before_fall, up_to_corner) * _ANGLE_STEP, _SAMPLES)
         return _fit_inverse(self._given, samples)
 
     @property
@@ -145,7 +140,7 @@ class FThetaCamera:
         return float(_evaluate(_derivative(self.forward), self.max_angle))
 
     def fields_of_view(self) -> tuple[float, float]:
-        """(horizontal, vertical) field of view of the calibrated image through its principal point, radians."""
+        """(horizontal, vertical) field of view of the calibrated image through its centre, radians."""
         width, height = self.calibration_size
         cx, cy = self.centre
         ends = np.array([(0, cy), (width - 1, cy), (cx, 0), (cx, height - 1)])
@@ -156,7 +151,7 @@ class FThetaCamera:
     def project(self, points: NDArray, reference: bool = False) -> tuple[NDArray, NDArray]:
         """See :class:`.base.Camera`. Beyond the valid field of view the radius goes on along its tangent.
 
-        ``reference`` repeats the float32 angle of the published model, which is wrong within 3.5e-4 rad of the axis.
+        ``reference`` repeats the float32 angle of the published model, wrong within 3.5e-4 rad of the axis.
         """
         xyz, finite = as_points(points)
         across = np.hypot(xyz[..., 0], xyz[..., 1])
@@ -184,7 +179,7 @@ class FThetaCamera:
         return np.concatenate([np.sin(angle)[..., None] * unit, np.cos(angle)[..., None]], axis=-1)
 
     def scaled(self, width: int, height: int, reference: bool = False) -> "FThetaCamera":
-        """See :class:`.base.Camera`. ``reference`` scales without the half-pixel shift, as the published model does."""
+        """See :class:`.base.Camera`. ``reference``: without the half-pixel shift, as the published model."""
         check_size(width, height)
         s = np.array([width / self.width, height / self.height])
         half = 0.0 if reference else 0.5
@@ -192,8 +187,8 @@ class FThetaCamera:
             self,
             width=width,
             height=height,
-            scale=tuple((s * self.scale).tolist()),
-            shift=tuple(((np.array(self.shift) + half) * s - half).tolist()),
+            scale=_pair(s * self.scale),
+            shift=_pair((np.array(self.shift) + half) * s - half),
         )
 
     def cropped(self, left: int, top: int, width: int, height: int) -> "FThetaCamera":
@@ -221,9 +216,14 @@ class FThetaCamera:
             camera,
             width=int(data.get("width", camera.width)),
             height=int(data.get("height", camera.height)),
-            scale=tuple(float(x) for x in data.get("scale", (1, 1))),
-            shift=tuple(float(x) for x in data.get("shift", (0, 0))),
+            scale=_pair(data.get("scale", (1, 1))),
+            shift=_pair(data.get("shift", (0, 0))),
         )
+
+
+def _pair(numbers: Any) -> tuple[float, float]:
+    x, y = numbers
+    return float(x), float(y)
 
 
 def _evaluate(k: NDArray, x: Any) -> Any:
@@ -240,7 +240,12 @@ def _fit_inverse(k: NDArray, samples: NDArray) -> NDArray:
     unit = x.max()
     powers = np.arange(1, len(k))
     solution = np.linalg.lstsq((x / unit)[:, None] ** powers, samples, rcond=None)[0] / unit**powers
-    return np.float32([0.0, *solution]).astype(np.float64)
+    return _rounded([0.0, *solution])
+
+
+def _rounded(numbers: ArrayLike) -> NDArray:
+    """Through float32, as published."""
+    return np.asarray(numbers, dtype=np.float32).astype(np.float64)
 
 
 def _published_angle(xyz: NDArray) -> NDArray:

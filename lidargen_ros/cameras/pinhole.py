@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pinhole camera with the distortions of ``sensor_msgs/CameraInfo``: none, plumb_bob, rational_polynomial.
+"""The pinhole camera with ``sensor_msgs/CameraInfo`` distortion: none, plumb_bob, rational_polynomial.
 
 Coefficients in OpenCV's order k1 k2 p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4]]] (OpenCV calibration model, REP-104).
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ _NEWTON_STEPS = 20
 
 @dataclass(frozen=True)
 class PinholeCamera:
-    """Pinhole camera; focal lengths and principal point in pixels, ``distortion`` of 0, 4, 5, 8 or 12 numbers.
+    """Pinhole camera; focal lengths and principal point in pixels; 0, 4, 5, 8 or 12 distortion numbers.
 
     Raises:
         CalibrationError: for implausible values; names the camera.
@@ -34,7 +34,7 @@ class PinholeCamera:
     cx: float
     cy: float
     distortion: tuple[float, ...] = ()
-    name: str = "pinhole camera"
+    name: str = field(default="pinhole camera", compare=False)
 
     def __post_init__(self) -> None:
         if len(self.distortion) not in _LENGTHS:
@@ -50,7 +50,7 @@ class PinholeCamera:
 
     @cached_property
     def max_radius(self) -> float:
-        """Largest undistorted radius (tangent of the angle) up to which the radial distortion rises; may be inf."""
+        """Largest undistorted radius (tan of the angle) up to which the distorted one rises; may be inf."""
         k1, k2, _, _, k3, k4, k5, k6 = self._d[:8]
         r = Polynomial([0, 1])
         top, bottom = Polynomial([1, 0, k1, 0, k2, 0, k3]), Polynomial([1, 0, k4, 0, k5, 0, k6])
@@ -154,5 +154,5 @@ class PinholeCamera:
     def from_dict(cls, data: dict[str, Any], name: str = "pinhole camera") -> "PinholeCamera":
         """Inverse of :meth:`to_dict`; ``distortion`` may be absent."""
         size = int(data["width"]), int(data["height"])
-        intrinsics = (float(data[key]) for key in ("fx", "fy", "cx", "cy"))
-        return cls(*size, *intrinsics, tuple(float(x) for x in data.get("distortion", ())), name)
+        fx, fy, cx, cy = (float(data[key]) for key in ("fx", "fy", "cx", "cy"))
+        return cls(*size, fx, fy, cx, cy, tuple(float(x) for x in data.get("distortion", ())), name)

@@ -158,7 +158,8 @@ def load_rig(name_or_path: str | Path) -> Rig:
         path = config_path("rigs") / f"{name_or_path}.yaml"
         if not path.is_file():
             raise ConfigError(
-                f"rig {str(name_or_path)!r} is not known; choose one of {', '.join(list_rigs())}, or give a .yaml file"
+                f"rig {str(name_or_path)!r} is not known; give a .yaml file or one of "
+                f"{', '.join(list_rigs())}"
             )
     try:
         data = yaml.safe_load(path.read_text())
