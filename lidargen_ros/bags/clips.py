@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the published clip format: 20-second pieces of a drive with LiDAR, cameras, poses (see docs/data.md).
+
+A clip is a set of files of the same name in sibling folders: ``metadata/CLIP.npz``, ``lidar/CLIP.tar``,
+``pose/CLIP.tar``, ``ftheta_intrinsic/CLIP.tar``, ``ftheta_<camera>/CLIP.mp4``. Unlike the published
+reader this one pairs LiDAR and pictures by frame name only, reads every clip name and every spin, and never
+puts one item in the place of another: what cannot be read is an error that names clip and member.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..cameras.ftheta import FThetaCamera
+from ..cameras.rig import Rig, View
+from ..errors import DataError, LidargenError
+from ..sensors import Sensor, load_sensor
+from .archives import MIB, TarMembers, parse_npy, parse_npz
+from .clip_metadata import (
+    CAMERAS,
+    FRAME,
+    PUBLISHED_VIEWS,
+    check_clip_name,
+    check_poses,
+    list_clips,
+    read_metadata,
+)
+from .video import OpenFiles, VideoReader
+
+__all__ = ["CAMERAS", "PUBLISHED_VIEWS", "ClipFiles", "ClipReader", "check_clip_name", "list_clips"]
+
+_MAX_POSE_BYTES = 4096
+
+
+@dataclass
+class ClipFiles:
+    """Archives and videos kept open between reads; share one between the readers of a process."""
+
+    tars: OpenFiles = field(default_factory=lambda: OpenFiles(TarMembers, 16))
+    videos: OpenFiles = field(default_factory=lambda: OpenFiles(VideoReader, 12))
+
+    def close(self) -> None:
+        self.tars.close()
+        self.videos.close()
+
+
+def _frame_key(frame: str | int, suffix: str) -> str:
+    return f"{int(frame):06d}{suffix}"
+
+
+class ClipReader:
+    """One clip.
+
+    Args:
+        root: root folder of the data set.
+        clip: name of the clip.
+        cameras: cameras to read, in this order; empty for LiDAR alone (all that tokenizers need).
+        files: open files shared with other readers.
+
+    Attributes:
+        frames: names of the frames that metadata, LiDAR, poses and videos all have, by rising number.
+        missing: where frames are absent -> their names (``{"video camera_rear_left_70fov": ["000597"]}``).
+
+    Raises:
+        DataError: if a file is missing or damaged, or no frame is complete; names file and member.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        clip: str,
+        cameras: Sequence[str] = PUBLISHED_VIEWS,
+        files: ClipFiles | None = None,
+    ) -> None:
+        self.root, self.clip, self.cameras = Path(root), check_clip_name(clip), tuple(cameras)
+        for camera in self.cameras:
+            check_clip_name(camera)
+        self._files = files or ClipFiles()
+        self._owns_files = files is None
+        self._fields: dict[Path, dict[str, str]] = {}
+        self.metadata = read_metadata(self.root / "metadata" / f"{clip}.npz")
+        self._row = {int(name): i for i, name in enumerate(self.metadata.frames)}
+        self.missing = self._find_missing()
+        absent = {name for names in self.missing.values() for name in names}
+        self.frames = tuple(name for name in self.metadata.frames if name not in absent)
+        if not self.frames:
+            raise DataError(f"clip {clip}: no frame is complete; absent from: {', '.join(self.missing)}")
+
+    def __enter__(self) -> "ClipReader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._owns_files:
+            self._files.close()
+
+    def _tar(self, folder: str) -> tuple[TarMembers, dict[str, str]]:
+        """The tar and its members by field name: what follows the clip name; frames padded to six digits."""
+        path = self.root / folder / f"{self.clip}.tar"
+        tar = self._files.tars(path)
+        if path not in self._fields:
+            fields = {}
+            for name in tar.names:
+                base = name.rpartition("/")[2]
+                sample, dot, key = base.partition(".")
+                if sample != self.clip or not dot:
+                    raise DataError(f"{path}: member {name} is of another clip; rewrite it")
+                number, dot, rest = key.lower().partition(".")
+                key = _frame_key(number, f".{rest}") if FRAME.fullmatch(number) else key.lower()
+                if key in fields:
+                    raise DataError(f"{path}: member {name} occurs twice; write the tar again")
+                fields[key] = name
+            self._fields[path] = fields
+        return tar, self._fields[path]
+
+    def _numbers(self, folder: str, suffixes: Iterable[str]) -> set[int]:
+        """Frame numbers for which a tar has a member with each of ``suffixes``."""
+        _, fields = self._tar(folder)
+        found = []
+        for suffix in suffixes:
+            names = (key.removesuffix(suffix) for key in fields if key.endswith(suffix))
+            found.append({int(name) for name in names if FRAME.fullmatch(name)})
+        return set.intersection(*found)
+
+    def _find_missing(self) -> dict[str, list[str]]:
+        have = {"lidar": self._numbers("lidar", (".lidar_row.npz", ".lidar_col.npz", ".lidar_range.npz"))}
+        for camera in self.cameras:
+            have[f"pose {camera}"] = self._numbers("pose", (f".pose.{camera}.npy",))
+            have[f"video {camera}"] = set(range(len(self._video(camera))))
+        missing = {
+            place: [n for n in self.metadata.frames if int(n) not in numbers]
+            for place, numbers in have.items()
+        }
+        # Spins without metadata have neither time nor pose.
+        missing["metadata"] = [f"{number:06d}" for number in sorted(have["lidar"] - self._row.keys())]
+        return {place: names for place, names in missing.items() if names}
+
+    def _index(self, frame: str | int) -> int:
+        number = int(frame)
+        if number not in self._row:
+            raise DataError(
+                f"clip {self.clip}: no frame {frame}; it has {self.frames[0]} to {self.frames[-1]}"
+            )
+        return self._row[number]
+
+    def _member(self, folder: str, key: str) -> tuple[bytes, str]:
+        """Content of the member with field name ``key``, and words that name it."""
+        tar, fields = self._tar(folder)
+        if key not in fields:
+            raise DataError(f"{tar.path}: no member {self.clip}.{key}; the clip is incomplete")
+        return tar.read(fields[key]), f"{tar.path}: {fields[key]}"
+
+    @cached_property
+    def sensor(self) -> Sensor:
+        """The clip's own LiDAR, else the published one (Pandar128, 3600 columns).
+
+        ``lidar_sensor_config/CLIP.json`` has ``row_elevations_rad`` and ``row_azimuth_offsets_rad``,
+        and where this project wrote it the whole ``sensor``.
+        """
+        path = self.root / "lidar_sensor_config" / f"{self.clip}.json"
+        published = load_sensor("pandar128_3600")
+        if not path.is_file():
+            return published
+        if path.stat().st_size > MIB:
+            raise DataError(f"{path}: larger than 1 MiB; not a sensor configuration")
+        try:
+            data = json.loads(path.read_text())
+            if "sensor" in data:
+                return Sensor.from_dict(data["sensor"])
+            return replace(
+                published,
+                name=f"pandar128 of {self.clip}",
+                elevations_deg=np.rad2deg(data["row_elevations_rad"]),
+                azimuth_offsets_deg=np.rad2deg(data.get("row_azimuth_offsets_rad", np.zeros(published.rows))),
+            )
+        except (OSError, ValueError, TypeError, KeyError, RecursionError, LidargenError) as error:
+            raise DataError(f"{path}: no sensor configuration ({error!r}); correct or remove it") from error
+
+    def _scatter(self, frame: str | int, folder: str, value: str, required: bool) -> NDArray | None:
+        suffix = f".lidar_{value}.npz"
+        if not required and _frame_key(frame, suffix) not in self._tar(folder)[1]:
+            return None
+        rows, columns = self.sensor.shape
+        most = 4 * rows * columns  # doubled pixels are legal, a flood of them is not
+        parts = {}
+        for name, kinds in (("row", "iu"), ("col", "iu"), (value, "f")):
+            data, where = self._member(folder, _frame_key(frame, f".lidar_{name}.npz"))
+            arrays = parse_npz(data, where, most * 8)
+            array = arrays.get("arr_0")
+            if array is None or array.ndim != 1 or array.dtype.kind not in kinds or len(array) > most:
+                found = "no arr_0" if array is None else f"{array.shape} of {array.dtype}"
+                raise DataError(f"{where}: {found}; expected at most {most} numbers of kind {kinds}")
+            parts[name] = array
+        if len({len(part) for part in parts.values()}) != 1:
+            lengths = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
+            raise DataError(f"{where}: lengths differ ({lengths}); write the spin again")
+        row, column, values = parts["row"], parts["col"], parts[value].astype(np.float32)
+        if len(values) == 0:
+            raise DataError(f"{where}: empty spin; remove frame {frame} from the metadata")
+        if row.min() < 0 or column.min() < 0 or row.max() >= rows or column.max() >= columns:
+            raise DataError(
+                f"{where}: pixel ({row.max()}, {column.max()}) outside the {rows} x {columns} map of "
+                f"{self.sensor.name}; does lidar_sensor_config fit?"
+            )
+        if not np.isfinite(values).all() or values.min() < 0:
+            raise DataError(f"{where}: NaN, infinite or negative values; write the spin again")
+        grid = np.zeros((rows, columns), np.float32)
+        grid[row, column] = values
+        return grid
+
+    def range_map(self, frame: str | int, folder: str = "lidar") -> NDArray:
+        """[rows, columns] float32 metres, 0 = no return; ``folder="hdmap"`` reads the map panorama."""
+        grid = self._scatter(frame, folder, "range", required=True)
+        assert grid is not None
+        return grid
+
+    def intensity(self, frame: str | int) -> NDArray | None:
+        """[rows, columns] float32, nominally 0..1; None where the clip has none."""
+        return self._scatter(frame, "lidar", "intensity", required=False)
+
+    def lidar_to_world(self, frame: str | int) -> NDArray:
+        """[2, 4, 4] at the start and the end of the spin."""
+        return self.metadata.poses[self._index(frame)]
+
+    def times_us(self, frame: str | int) -> tuple[int, int]:
+        """Start and end of the spin, microseconds."""
+        start, end = self.metadata.times_us[self._index(frame)]
+        return int(start), int(end)
+
+    def motion(self, frame: str | int) -> NDArray:
+        """[4, 4] float32: coordinates at the start of the spin -> at its end (``pose_sensor_start_end``)."""
+        start, end = self.lidar_to_world(frame).astype(np.float64)
+        return (np.linalg.inv(end) @ start).astype(np.float32)
+
+    def intrinsics(self, camera: str) -> NDArray:
+        """[10, 11 or 14] float64 f-theta vector as stored."""
+        data, where = self._member("ftheta_intrinsic", f"ftheta_intrinsic.{camera}.npy")
+        vector = parse_npy(data, where, _MAX_POSE_BYTES)
+        if vector.ndim != 1 or vector.dtype.kind not in "fiu":
+            raise DataError(f"{where}: {vector.shape} of {vector.dtype}; expected 10, 11 or 14 numbers")
+        return vector.astype(np.float64)
+
+    def camera(self, camera: str) -> FThetaCamera:
+        """Camera for the pictures of this clip, which may be smaller than the calibration's.
+
+        Raises:
+            CalibrationError: naming clip and camera, if the vector is no camera.
+        """
+        calibrated = FThetaCamera.from_vector(self.intrinsics(camera), f"clip {self.clip}, {camera}")
+        video = self._video(camera)
+        if (video.width, video.height) == (calibrated.width, calibrated.height):
+            return calibrated
+        return calibrated.scaled(video.width, video.height)
+
+    def camera_to_world(self, frame: str | int, camera: str) -> NDArray:
+        """[4, 4], OpenCV camera axes, when picture ``frame`` was taken."""
+        data, where = self._member("pose", _frame_key(frame, f".pose.{camera}.npy"))
+        pose = parse_npy(data, where, _MAX_POSE_BYTES)
+        if pose.shape != (4, 4):
+            raise DataError(f"{where}: shape {pose.shape}; expected one 4 x 4 matrix")
+        return check_poses(pose, where)
+
+    def camera_to_lidar(self, frame: str | int, camera: str) -> NDArray:
+        """[4, 4] float32: camera when the picture was taken -> LiDAR at the start of the spin."""
+        start = self.lidar_to_world(frame)[0].astype(np.float64)
+        return (np.linalg.inv(start) @ self.camera_to_world(frame, camera)).astype(np.float32)
+
+    def rig(self, frame: str | int) -> Rig:
+        """The cameras as they stood to the LiDAR at the start of the spin."""
+        views = (View(name, self.camera(name), self.camera_to_lidar(frame, name)) for name in self.cameras)
+        return Rig(tuple(views), name=self.clip)
+
+    def _video(self, camera: str) -> VideoReader:
+        return self._files.videos(self.root / f"ftheta_{camera}" / f"{self.clip}.mp4")
+
+    def image(self, frame: str | int, camera: str) -> NDArray:
+        """RGB picture of ``camera`` that goes with the spin, uint8 [height, width, 3]."""
+        return self._video(camera).frame(int(frame))

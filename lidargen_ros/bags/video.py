@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Frames of a video by number, with PyAV: seeks to the key frame before, decodes only from there.
+
+Frame ``n`` is the n-th in display order, whatever the time stamps say; data sets address video so.
+"""
+
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from ..errors import DataError
+
+MAX_PIXELS = 1 << 25  # 32 Mpx: above any automotive camera, and 100 MB in memory
+
+
+def _pyav() -> Any:
+    try:
+        import av
+    except ImportError as error:
+        raise DataError("reading video needs PyAV, which is not installed; pip install av") from error
+    return av
+
+
+class VideoReader:
+    """One open video file.
+
+    Raises:
+        DataError: naming the file, if it is missing, not a video, or damaged.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._av = _pyav()
+        try:
+            self._container = self._av.open(str(path))
+        except (OSError, self._av.FFmpegError) as error:
+            raise DataError(f"{path}: cannot be opened as a video ({error}); copy it again") from error
+        if not self._container.streams.video:
+            self.close()
+            raise DataError(f"{path}: holds no video stream; expected an mp4 with one")
+        self._stream = self._container.streams.video[0]
+        self.width, self.height = self._stream.width, self._stream.height
+        if not 0 < self.width * self.height <= MAX_PIXELS:
+            self.close()
+            raise DataError(f"{path}: pictures of {self.width} x {self.height} are not believable")
+        # One thread: loaders run many readers side by side, and decoder threads do not survive a fork.
+        self._stream.codec_context.thread_count = 1
+        self._stamps = self._frame_stamps()
+        self._frames: Any = None  # the running decoder and the number of the frame it gives next
+        self._next = -1
+
+    def __len__(self) -> int:
+        return len(self._stamps)
+
+    @property
+    def fps(self) -> float:
+        """Mean frame rate in Hz."""
+        rate = self._stream.average_rate
+        return float(rate) if rate else 0.0
+
+    def _frame_stamps(self) -> list[int]:
+        """Presentation stamps in display order, in units of the stream's time base."""
+        # The container's index costs no reading. It holds decoding stamps; evenly spaced ones mean evenly
+        # spaced pictures, so the n-th stamp is known. Otherwise all packets are read once (not decoded).
+        entries = getattr(self._stream, "index_entries", None) or []
+        decoding = [entry.timestamp for entry in entries]
+        steps = {b - a for a, b in pairwise(decoding)}
+        if (
+            len(decoding) == self._stream.frames > 0
+            and len(steps) <= 1
+            and self._stream.start_time is not None
+        ):
+            step = steps.pop() if steps else 1
+            return [self._stream.start_time + n * step for n in range(len(decoding))]
+        try:
+            stamps = sorted(p.pts for p in self._container.demux(self._stream) if p.pts is not None)
+        except self._av.FFmpegError as error:
+            raise DataError(f"{self.path}: damaged video ({error}); copy it again") from error
+        return stamps
+
+    def frame(self, number: int) -> NDArray:
+        """RGB picture ``number`` as uint8 ``[height, width, 3]``.
+
+        Raises:
+            DataError: if the video is shorter, or cannot be decoded there.
+        """
+        if not 0 <= number < len(self):
+            raise DataError(f"{self.path}: frame {number} asked for, the video has {len(self)}")
+        target = self._stamps[number]
+        try:
+            # Going on costs less than seeking when the wanted frame is close ahead.
+            if self._frames is None or not self._next <= number <= self._next + 12:
+                self._container.seek(target, stream=self._stream, backward=True)
+                self._frames = self._container.decode(self._stream)
+            for picture in self._frames:
+                if picture.pts is not None and picture.pts >= target:
+                    self._next = number + 1
+                    if picture.pts != target:
+                        break
+                    return picture.to_ndarray(format="rgb24")
+        except self._av.FFmpegError as error:
+            self._frames = None
+            raise DataError(f"{self.path}: frame {number} is damaged ({error}); copy it again") from error
+        self._frames = None
+        raise DataError(f"{self.path}: frame {number} of {len(self)} is not there; copy it again")
+
+    def close(self) -> None:
+        self._container.close()
+
+
+class OpenFiles:
+    """The last ``capacity`` opened files; the one unused longest is closed first.
+
+    Safe in data loader workers: an object that reaches another process (fork or pickle) starts empty there.
+    """
+
+    def __init__(self, opener: Callable[[Path], Any], capacity: int = 16) -> None:
+        self._opener, self._capacity = opener, capacity
+        self._open: OrderedDict[Path, Any] = OrderedDict()
+        self._pid = os.getpid()
+
+    def __call__(self, path: Path) -> Any:
+        if self._pid != os.getpid():  # the parent's decoders and file offsets are shared: do not touch them
+            self._open, self._pid = OrderedDict(), os.getpid()
+        if path not in self._open:
+            self._open[path] = self._opener(path)
+            while len(self._open) > self._capacity:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(path)
+        return self._open[path]
+
+    def __getstate__(self) -> dict:
+        return {"_opener": self._opener, "_capacity": self._capacity}
+
+    def __setstate__(self, state: dict) -> None:
+        self.__init__(state["_opener"], state["_capacity"])  # type: ignore[misc]
+
+    def close(self) -> None:
+        if self._pid == os.getpid():
+            for file in self._open.values():
+                file.close()
+        self._open.clear()
