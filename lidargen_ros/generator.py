@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``LidarGenerator``: images in, ``Sweep`` out. The one class that node, bags, command line and benchmarks drive."""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import __version__, sampling
+from .bundle import Bundle, load_bundle
+from .cameras.align import Alignment, align, atlas
+from .cameras.rig import Rig
+from .engines.base import Engine
+from .engines.onnxruntime_engine import OnnxRuntimeEngine
+from .engines.select import choose_engine
+from .errors import BundleError, ConfigError, InputError
+from .sensors import Sensor
+from .sweep import Sweep
+
+GRAPHS = ("encoder", "denoiser", "decoder")
+FEATURES = ("full", "fine", "patch", "mid", "coarse")
+SIGMA_MAX, SIGMA_MIN = 80.0, 0.02
+
+
+class Maps(NamedTuple):
+    """Raw output of a bundle: ``[rows, columns]`` float32; ``range_m`` holds a range for every ray, returned or not."""
+
+    range_m: NDArray
+    probability: NDArray
+    intensity: NDArray
+
+
+class LidarGenerator:
+    """Turns one set of camera images into one sweep.
+
+    Example:
+        >>> generator = LidarGenerator.from_bundle("nano")
+        >>> sweep = generator([front, rear_left, rear_right])
+        >>> sweep.range_map.shape, sweep.points().shape[1]
+        ((128, 1800), 3)
+    """
+
+    def __init__(
+        self, bundle: Bundle, engines: dict[str, Engine], *, lidar_height: float | None = None
+    ) -> None:
+        self.bundle = bundle
+        self.sensor: Sensor = bundle.sensor
+        self._engines = engines
+        student = bundle.manifest["preprocessing"]
+        self.tile: tuple[int, int] = tuple(student["tile"])
+        self.hypotheses = tuple(student["hypotheses"])
+        self.lidar_height = float(student["lidar_height_m"] if lidar_height is None else lidar_height)
+        defaults = bundle.manifest["sampler"]
+        self.steps = int(defaults["steps"])
+        self.return_threshold = float(defaults["return_threshold"])
+        self._lock = threading.Lock()
+        self._aligned: tuple[Rig, Alignment] | None = None
+        self._default_rig = bundle.rig
+
+    @classmethod
+    def from_bundle(
+        cls,
+        bundle: str | Path,
+        *,
+        engine: str = "auto",
+        threads: int | None = None,
+        lidar_height: float | None = None,
+    ) -> LidarGenerator:
+        """Loads and verifies a bundle and opens its graphs.
+
+        Args:
+            bundle: folder, or the name of a shipped one such as ``"nano"``.
+            engine: ``"auto"`` or a name from ``engines.select``.
+            threads: host threads per frame; None takes one per core.
+            lidar_height: of the imitated LiDAR above the ground, metres; None takes the bundle's.
+
+        Raises:
+            BundleError: the bundle is missing, incomplete or altered.
+            EngineError: no engine, or not the wanted one, can run here.
+        """
+        loaded = load_bundle(bundle)
+        if loaded.manifest["family"] != "student":
+            raise BundleError(
+                f"bundle {loaded.name} is of family {loaded.manifest['family']}; LidarGenerator runs students"
+            )
+        name = choose_engine(engine)
+        engines: dict[str, Engine] = {
+            graph: OnnxRuntimeEngine(loaded.file(f"{graph}.onnx"), name=name, threads=threads)
+            for graph in GRAPHS
+        }
+        return cls(loaded, engines, lidar_height=lidar_height)
+
+    @property
+    def rig(self) -> Rig:
+        """The rig in use: the last one set, else the bundle's own."""
+        aligned = self._aligned
+        return aligned[0] if aligned else self._default_rig
+
+    def set_rig(self, rig: Rig) -> None:
+        """Rebuilds the ray maps for another calibration; frames in flight finish with the old one."""
+        self._align(rig)
+
+    def _align(self, rig: Rig) -> Alignment:
+        aligned = self._aligned
+        if aligned is None or (aligned[0] is not rig and aligned[0] != rig):
+            maps = align(
+                rig, self.sensor, tile=self.tile, hypotheses=self.hypotheses, lidar_height=self.lidar_height
+            )
+            with self._lock:
+                self._aligned = aligned = (rig, maps)
+        return aligned[1]
+
+    @property
+    def seen(self) -> NDArray:
+        """``[rows, columns]`` bool: rays along which some camera of the rig looks."""
+        return self._align(self.rig).seen
+
+    def __call__(
+        self,
+        images: Sequence[NDArray | None],
+        rig: Rig | None = None,
+        *,
+        stamp_ns: int = 0,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Sweep:
+        """One sweep.
+
+        Args:
+            images: RGB uint8 ``[height, width, 3]`` in the order of ``rig.views``, any size; None where a camera is missing.
+            rig: calibration; None keeps the one in use.
+            stamp_ns: stamp of the sweep, nanoseconds.
+            steps: 1 gives the best estimate, more draw a sample with ``seed``; None takes the bundle's default.
+
+        Raises:
+            InputError: wrong number, type or shape of images, or none at all.
+        """
+        maps = self.maps(images, rig, steps=steps, seed=seed)
+        returned = (
+            (maps.probability >= self.return_threshold)
+            & (maps.range_m >= self.sensor.min_range_m)
+            & (maps.range_m <= self.sensor.max_range_m)
+        )
+        return Sweep(
+            range_map=np.where(returned, maps.range_m, np.float32(0)),
+            sensor=self.sensor,
+            stamp_ns=stamp_ns,
+            return_probability=maps.probability,
+            intensity=np.where(returned, maps.intensity, np.float32(0)),
+        )
+
+    def maps(
+        self,
+        images: Sequence[NDArray | None],
+        rig: Rig | None = None,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> Maps:
+        """Range, return probability and intensity of every ray, before any threshold (arguments as for a call)."""
+        rig = self.rig if rig is None else rig
+        if len(images) != len(rig.views):
+            names = ", ".join(v.name for v in rig.views)
+            raise InputError(
+                f"{len(images)} images for a rig of {len(rig.views)} cameras ({names}); give one each, or None"
+            )
+        missing = [i for i, image in enumerate(images) if image is None]
+        if len(missing) == len(images):
+            raise InputError("every camera is missing; give at least one image")
+        aligned = self._align(rig)
+        condition = self._engines["encoder"].run(
+            {
+                "atlas": atlas(images, self.tile),
+                "grid": aligned.grid,
+                "mask": aligned.without(missing) if missing else aligned.mask,
+                "rays": aligned.rays,
+            }
+        )
+        steps = self.steps if steps is None else steps
+        if steps < 1:
+            raise ConfigError(f"steps is {steps}; use 1 for the best estimate, more to draw a sample")
+        estimate = self._best(condition) if steps == 1 else self._sample(condition, steps, seed)
+        decoded = self._engines["decoder"].run({"code": estimate["code"], "logit": estimate["logit"]})
+        return Maps(decoded["range_m"], decoded["probability"], estimate["intensity"][0])
+
+    def _denoise(self, condition: dict[str, Any], x: NDArray, t: float) -> dict[str, Any]:
+        feeds = {name: condition[name] for name in FEATURES}
+        return self._engines["denoiser"].run({"x": x, "t": np.array([t], np.float32), **feeds})
+
+    def _best(self, condition: dict[str, Any]) -> dict[str, Any]:
+        return self._denoise(condition, np.zeros((1, 2, *self.sensor.shape), np.float32), 1.0)
+
+    def _sample(self, condition: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
+        last: dict[str, Any] = {}
+
+        def denoiser(x: NDArray, sigma: float) -> NDArray:
+            # x = x_0 + sigma e of the samplers is the straight path x_t = (1 - t) x_0 + t e, scaled by 1 / (1 - t).
+            t = sigma / (1 + sigma)
+            last.update(self._denoise(condition, (x * (1 - t)).astype(np.float32), t))
+            return np.stack([last["code"], np.tanh(last["logit"] / 2)], 1)
+
+        sigmas = sampling.karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
+        noise = np.random.default_rng(seed).standard_normal((1, 2, *self.sensor.shape)).astype(np.float32)
+        x = sampling.adams_bashforth_2(denoiser, sigmas[0] * noise, sigmas)
+        # A drawn return is a drawn sign: make it the decision, near 0 or 1.
+        logit = 12 * np.clip(x[:, 1], -1, 1)
+        return {
+            "code": x[:, 0].astype(np.float32),
+            "logit": logit.astype(np.float32),
+            "intensity": last["intensity"],
+        }
+
+    def describe(self) -> dict[str, Any]:
+        """What produces the sweeps: model, engine, machine; for reports, diagnostics and metadata topics."""
+        return {
+            "model": self.bundle.name,
+            "model_version": self.bundle.manifest.get("version", ""),
+            "model_sha256": self.bundle.digest,
+            "engine": self._engines["encoder"].name,
+            "precision": self.bundle.manifest.get("precision", ""),
+            "steps": self.steps,
+            "sensor": self.sensor.name,
+            "rig": [v.name for v in self.rig.views],
+            "software": f"lidargen_ros {__version__}",
+            "machine": machine(),
+        }
+
+    def close(self) -> None:
+        """Frees the engines; the generator cannot be used afterwards."""
+        for engine in self._engines.values():
+            engine.close()
+
+
+def machine() -> str:
+    """Processor and cores of this machine in a few words."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    return f"{model}, {os.cpu_count()} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"

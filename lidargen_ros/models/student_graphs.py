@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The three graphs of a student as they are exported: pixels to condition, one denoising step, decoding.
+
+Training looks pixels up with the same ``look_up`` that the exported encoder holds, and decodes ranges with the same
+``decode_code``: what is trained is what runs.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .student import Condition, Student
+
+
+def look_up(atlas: Tensor, grid: Tensor, mask: Tensor) -> Tensor:
+    """Colours of every ray at every supposed depth.
+
+    Args:
+        atlas: uint8 ``[B, H, W, 3]``, the views stacked top to bottom (``cameras.align.atlas``).
+        grid: ``[B, K, rows, columns, 2]`` and
+        mask: ``[B, K, rows, columns]`` (``cameras.align.Alignment``).
+
+    Returns:
+        ``[B, 4 K, rows, columns]``: K times red, green, blue in [-1, 1] and the mask; 0 where nobody looks.
+    """
+    b, k, rows, columns, _ = grid.shape
+    image = atlas.permute(0, 3, 1, 2).to(grid.dtype) / 127.5 - 1
+    flat = grid.reshape(b, k * rows, columns, 2)
+    colours = F.grid_sample(image, flat, mode="bilinear", padding_mode="border", align_corners=False)
+    colours = colours.reshape(b, 3, k, rows, columns).transpose(1, 2) * mask[:, :, None]
+    return torch.cat([colours, mask[:, :, None]], dim=2).reshape(b, 4 * k, rows, columns)
+
+
+def decode_code(code: Tensor, min_range: float, max_range: float) -> Tensor:
+    """Logarithmic range code in [-1, 1] -> metres; twin of ``range_coding.decode_log``."""
+    return min_range * torch.exp((code.clamp(-1, 1) + 1) * (0.5 * math.log(max_range / min_range)))
+
+
+class EncoderGraph(nn.Module):
+    """``(atlas [H, W, 3] uint8, grid [K, R, C, 2], mask [K, R, C], rays [F, R, C]) -> condition``."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.encoder = student.encoder
+
+    def forward(self, atlas: Tensor, grid: Tensor, mask: Tensor, rays: Tensor) -> Condition:
+        return self.encoder(look_up(atlas[None], grid[None], mask[None]), rays[None])
+
+
+class DenoiserGraph(nn.Module):
+    """``(x [1, 2, R, C], t [1], condition) -> code, logit, intensity [1, R, C]``, preconditioning inside."""
+
+    def __init__(self, student: Student) -> None:
+        super().__init__()
+        self.student = student
+
+    def forward(
+        self, x: Tensor, t: Tensor, full: Tensor, fine: Tensor, patch: Tensor, mid: Tensor, coarse: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        return tuple(self.student.denoise(x, t, Condition(full, fine, patch, mid, coarse)))
+
+
+class DecoderGraph(nn.Module):
+    """``(code, logit [1, R, C]) -> range_m, probability [R, C]``."""
+
+    def __init__(self, min_range: float, max_range: float) -> None:
+        super().__init__()
+        self.limits = (min_range, max_range)
+
+    def forward(self, code: Tensor, logit: Tensor) -> tuple[Tensor, Tensor]:
+        return decode_code(code[0], *self.limits), torch.sigmoid(logit[0])

@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Configuration of a student experiment (``config/experiments/student_*.yaml``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES
+from lidargen_ros.models.student import StudentConfig
+
+from .objective import LossWeights
+
+
+@dataclass(frozen=True)
+class Data:
+    """Where scenes come from."""
+
+    rig: str = "published"
+    sensor: str = "pandar128"
+    tile: tuple[int, int] = (352, 640)  # pixels, height and width
+    hypotheses: tuple[float | str, ...] = DEFAULT_HYPOTHESES
+    lidar_height_m: float = 1.9
+    bank: int = 48  # rigs drawn once per run; entry 0 is the exact rig and sensor
+    exact: float = 0.5  # share of scenes with the exact rig
+    other_sensors: float = 0.2
+    drop_camera: float = 0.08
+    first_seed: int = 1_000_000
+
+
+@dataclass(frozen=True)
+class Optimiser:
+    lr: float = 2e-3
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.98)
+    warmup_samples: int = 8_000
+    clip_norm: float = 1.0
+    ema: float = 0.999  # per step, after a warm-up
+
+
+@dataclass(frozen=True)
+class StudentExperiment:
+    kind: Literal["student"]
+    name: str
+    model: StudentConfig = field(default_factory=StudentConfig)
+    data: Data = field(default_factory=Data)
+    loss: LossWeights = field(default_factory=LossWeights)
+    optimiser: Optimiser = field(default_factory=Optimiser)
+    batch: int = 32
+    flow_share: float = 0.25  # of a batch; the rest asks for the best estimate
+    samples: int = 300_000
+    max_seconds: float | None = None  # the schedule then ends at whichever comes first
+    eval_every: int = 50_000  # samples
+    eval_scenes: int = 64
+    save_every: int = 50_000  # samples
+    keep: int = 3
+    seed: int = 0
+    device: str = "auto"
+    compile: bool = True
+    precision: Literal["bf16", "fp32"] = "bf16"
+    out: str = "runs"
+    start_from: str | None = None  # weights (safetensors) to continue from, with a fresh optimiser

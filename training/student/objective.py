@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a student is asked for: the best estimate in one step, and the denoising of a noisy sweep, in one batch.
+
+The first part of a batch gets no noisy sweep (x = 0, t = 1) and an L1 loss, whose optimum is the median: that is the one-step
+answer (end-to-end fine-tuning with the task's loss; Garcia et al. 2024, arXiv 2409.11355). The rest gets
+``x_t = (1 - t) x_0 + t e`` and an L2 loss, whose optimum is the posterior mean that a sampler needs (Liu et al. 2022,
+arXiv 2209.03003). Ranges are compared only where the true ray returned.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lidargen_ros.models.student import Estimate
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    range_log: float = 1.0
+    range_metres: float = 0.04  # per metre; equal to the logarithmic part at 25 m
+    returns: float = 0.5
+    intensity: float = 0.3
+    flow: float = 1.0
+
+
+@dataclass
+class Target:
+    """True maps ``[B, rows, columns]``: range in metres (0 = no return) and intensity."""
+
+    range_m: Tensor
+    intensity: Tensor
+
+    @property
+    def returned(self) -> Tensor:
+        return self.range_m > 0
+
+
+def encode_code(range_m: Tensor, min_range: float, max_range: float) -> Tensor:
+    """Metres -> logarithmic code in [-1, 1]; no return (0) lies at the far end, beyond which nothing returns."""
+    filled = torch.where(range_m > 0, range_m, max_range).clamp(min_range, max_range)
+    return torch.log(filled / min_range) * (2 / math.log(max_range / min_range)) - 1
+
+
+def clean_sweep(target: Target, min_range: float, max_range: float) -> Tensor:
+    """``[B, 2, rows, columns]``: range code and return as -1 / +1."""
+    code = encode_code(target.range_m, min_range, max_range)
+    return torch.stack([code, target.returned.to(code.dtype) * 2 - 1], 1)
+
+
+def noisy_sweep(
+    clean: Tensor, regression: int, generator: torch.Generator | None = None
+) -> tuple[Tensor, Tensor]:
+    """``(x_t, t)``: the first ``regression`` items get x = 0 at t = 1, the others noise at a random level."""
+    b = len(clean)
+    t = torch.rand(b, device=clean.device, generator=generator).clamp_min(1e-3)
+    t[:regression] = 1.0
+    noise = torch.randn(clean.shape, device=clean.device, generator=generator)
+    noise[:regression] = 0.0
+    weight = t[:, None, None, None]
+    return (1 - weight) * clean + weight * noise, t
+
+
+def loss_terms(
+    estimate: Estimate, clean: Tensor, target: Target, regression: int, limits: tuple[float, float]
+) -> dict[str, Tensor]:
+    """Means over the rays concerned, unweighted; ``range_log`` reads as a relative error."""
+    returned = target.returned
+    scale = 0.5 * math.log(limits[1] / limits[0])
+    error = (estimate.code - clean[:, 0]) * scale  # difference of log ranges
+    near = returned[:regression]
+    count = near.sum().clamp_min(1)
+    metres = (
+        limits[0] * torch.exp((estimate.code[:regression].clamp(-1.2, 1.2) + 1) * scale)
+        - target.range_m[:regression]
+    )
+    terms = {
+        "range_log": (error[:regression].abs() * near).sum() / count,
+        "range_metres": (metres.abs() * near).sum() / count,
+        "returns": F.binary_cross_entropy_with_logits(estimate.logit[:regression], near.float()),
+        "intensity": ((estimate.intensity - target.intensity).abs() * returned).sum()
+        / returned.sum().clamp_min(1),
+    }
+    if regression < len(clean):
+        flow = (error[regression:] / scale) ** 2 * (0.25 + 0.75 * returned[regression:])
+        sign = F.binary_cross_entropy_with_logits(estimate.logit[regression:], returned[regression:].float())
+        terms["flow"] = 4 * flow.mean() + 0.5 * sign
+    return terms
+
+
+def total(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:
+    return torch.stack([getattr(weights, name) * value for name, value in terms.items()]).sum()
