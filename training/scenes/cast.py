@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ray casting: every ray against every primitive, written as broadcasts that end in a minimum.
+
+Run eagerly this is the plain twin, in which the caller keeps ``rays x primitives`` small; under ``torch.compile`` the
+broadcast and the minimum become one kernel and the big array never exists.
+
+Rays are ``[B, I, J]`` per component (any of the three axes may be 1 where values are shared), times are seconds
+after the instant of the worlds. Distances are metres along unit directions; ``FAR`` means nothing was hit.
+"""
+
+import torch
+from torch import Tensor
+
+from .world import BOXES, COS, CX, CY, CYLINDERS, CZ, HX, HY, HZ, SIN, VX, VY, _g, height, road_coordinates
+
+FAR = 1.0e6
+NEAR = 0.05
+_TINY = 1e-9
+
+Vec = tuple[Tensor, Tensor, Tensor]
+
+
+def _columns(prims: Tensor, part: slice) -> list[Tensor]:
+    """Channels of some primitives, each ``[B, 1, 1, P]``."""
+    return [c[:, None, None, :] for c in prims[:, :, part].unbind(1)]
+
+
+def _relative(p: list[Tensor], origin: Vec, time: Tensor) -> Vec:
+    """Ray origins relative to the (moving) centres, ``[B, I, J, P]``."""
+    return origin[0] - p[CX] - p[VX] * time, origin[1] - p[CY] - p[VY] * time, origin[2] - p[CZ]
+
+
+def _slab(position: Tensor, direction: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    """Entry and exit of one pair of parallel planes."""
+    inverse = 1.0 / torch.where(direction.abs() < _TINY, _TINY, direction)
+    middle, reach = -position * inverse, half * inverse.abs()
+    return middle - reach, middle + reach
+
+
+def _entry(near: Tensor, far: Tensor) -> Tensor:
+    return torch.where((near <= far) & (near > NEAR), near, FAR)
+
+
+def hit_boxes(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
+    """Distance to every box, ``[B, I, J, BOXES]``. Faces are seen from outside only."""
+    p = _columns(prims, slice(0, BOXES))
+    x, y, z = _relative(p, origin, time)
+    dx, dy, dz = direction
+    near_x, far_x = _slab(x * p[COS] + y * p[SIN], dx * p[COS] + dy * p[SIN], p[HX])
+    near_y, far_y = _slab(y * p[COS] - x * p[SIN], dy * p[COS] - dx * p[SIN], p[HY])
+    near_z, far_z = _slab(z, dz, p[HZ])
+    return _entry(
+        torch.maximum(torch.maximum(near_x, near_y), near_z),
+        torch.minimum(torch.minimum(far_x, far_y), far_z),
+    )
+
+
+def hit_cylinders(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
+    """Distance to every vertical capped cylinder, ``[B, I, J, CYLINDERS]``."""
+    p = _columns(prims, slice(BOXES, BOXES + CYLINDERS))
+    x, y, z = _relative(p, origin, time)
+    dx, dy, dz = direction
+    a = (dx * dx + dy * dy).clamp(min=_TINY)
+    b = x * dx + y * dy
+    miss = x * dy - y * dx  # by the cross product: b*b - a*c loses all digits for a thin pole far away
+    square = a * p[HX] * p[HX] - miss * miss
+    root = torch.sqrt(square.clamp(min=0.0))
+    near_z, far_z = _slab(z, dz, p[HZ])
+    near = torch.maximum((-b - root) / a, near_z)
+    far = torch.minimum((-b + root) / a, far_z)
+    return torch.where(square > 0.0, _entry(near, far), FAR)
+
+
+def hit_ellipsoids(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
+    """Distance to every ellipsoid (round in plan), ``[B, I, J, ELLIPSOIDS]``."""
+    p = _columns(prims, slice(BOXES + CYLINDERS, None))
+    x, y, z = _relative(p, origin, time)
+    flat, tall = 1.0 / p[HX], 1.0 / p[HZ]
+    x, y, z = x * flat, y * flat, z * tall
+    dx, dy, dz = direction[0] * flat, direction[1] * flat, direction[2] * tall
+    a = dx * dx + dy * dy + dz * dz
+    b = x * dx + y * dy + z * dz
+    mx, my, mz = y * dz - z * dy, z * dx - x * dz, x * dy - y * dx
+    square = a - (mx * mx + my * my + mz * mz)
+    near = (-b - torch.sqrt(square.clamp(min=0.0))) / a
+    return torch.where((square > 0.0) & (near > NEAR), near, FAR)
+
+
+def _expand(rays: Vec) -> Vec:
+    return rays[0][..., None], rays[1][..., None], rays[2][..., None]
+
+
+def nearest(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> tuple[Tensor, Tensor]:
+    """Distance and index of the nearest primitive, both ``[B, I, J]``; (``FAR``, anything) where there is none."""
+    o, d, time = _expand(origin), _expand(direction), time[..., None]
+    t, index = hit_boxes(prims, o, d, time).min(-1)
+    for hit, first in ((hit_cylinders, BOXES), (hit_ellipsoids, BOXES + CYLINDERS)):
+        other, other_index = hit(prims, o, d, time).min(-1)
+        index = torch.where(other < t, other_index + first, index)
+        t = torch.minimum(t, other)
+    return t, index
+
+
+def blocked(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
+    """True where anything stands in the way of a ray to infinity, ``[B, I, J]`` (for shadows)."""
+    o, d, time = _expand(origin), _expand(direction), time[..., None]
+    t = hit_boxes(prims, o, d, time).amin(-1)
+    t = torch.minimum(t, hit_cylinders(prims, o, d, time).amin(-1))
+    return torch.minimum(t, hit_ellipsoids(prims, o, d, time).amin(-1)) < FAR
+
+
+# Marching distances for the ground, metres: dense nearby, where kerbs and bumps are seen from above.
+_STEPS = [0.4 * (260.0 / 0.4) ** (k / 19) for k in range(20)]
+
+
+def _march(ground: Tensor, origin: Vec, direction: Vec, lift: Tensor) -> Tensor:
+    """Distance to the height field raised by ``lift``: first change of sign, then three secant steps."""
+    ox, oy, oz = origin
+    dx, dy, dz = direction
+
+    def above(t: Tensor | float) -> Tensor:
+        return oz + dz * t - lift - height(ground, ox + dx * t, oy + dy * t)
+
+    start = above(0.0)
+    low, high = torch.zeros_like(start), torch.full_like(start, FAR)
+    f_low, f_high = start, -torch.ones_like(start)
+    found, before = torch.zeros_like(start, dtype=torch.bool), start
+    last = 0.0
+    for step in _STEPS:
+        now = above(step)
+        crossing = ~found & (now <= 0.0)
+        low, f_low = torch.where(crossing, last, low), torch.where(crossing, before, f_low)
+        high, f_high = torch.where(crossing, step, high), torch.where(crossing, now, f_high)
+        found, before, last = found | crossing, now, step
+    for _ in range(3):
+        middle = low + (high - low) * (f_low / (f_low - f_high).clamp(min=1e-9)).clamp(0.0, 1.0)
+        f = above(middle)
+        inside = f <= 0.0
+        high, f_high = torch.where(inside, middle, high), torch.where(inside, f, f_high)
+        low, f_low = torch.where(inside, low, middle), torch.where(inside, f_low, f)
+    t = low + (high - low) * (f_low / (f_low - f_high).clamp(min=1e-9)).clamp(0.0, 1.0)
+    return torch.where(found & (start > 0.0), t, FAR)
+
+
+def ground_hit(ground: Tensor, origin: Vec, direction: Vec) -> tuple[Tensor, Tensor]:
+    """Distance to the ground and whether it is the face of a kerb, both ``[B, I, J]``.
+
+    The pavement is the same height field raised by the kerb. A ray that passes over the kerb line between the two
+    heights hits the kerb's face, found by interpolating the signed distance to the kerb line.
+    """
+    # Broadcast the origin first, so that all arithmetic below is of one shape.
+    zero = torch.zeros_like(origin[0] + direction[0])
+    o = (origin[0] + zero, origin[1] + zero, origin[2] + zero)
+    kerb = _g(ground, "kerb", zero)
+    raised, road = _march(ground, o, direction, kerb), _march(ground, o, direction, torch.zeros_like(kerb))
+
+    def outside(t: Tensor) -> Tensor:
+        safe = torch.where(t < FAR, t, 0.0)
+        return road_coordinates(ground, o[0] + direction[0] * safe, o[1] + direction[1] * safe)[2]
+
+    at_raised, at_road = outside(raised), outside(road)
+    face = raised + (road - raised) * (
+        at_raised / torch.where(at_raised == at_road, -1.0, at_raised - at_road)
+    ).clamp(0.0, 1.0)
+    on_pavement = (at_raised > 0.0) & (raised < FAR)
+    on_face = ~on_pavement & (at_road > 0.0) & (road < FAR)
+    return torch.where(on_pavement, raised, torch.where(on_face, face, road)), on_face
