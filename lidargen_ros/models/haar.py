@@ -1,16 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Haar wavelet-packet patching, the first and last step of both published tokenizers.
 
-``log2(patch)`` levels are applied, each to *all* channels so far. A level turns neighbours ``(a, b)`` of every axis
-into low ``s(a + b)`` and high ``s(a - b)``, ``s = sqrt(1/2)``, and then divides by 2 (images) or by 2 sqrt(2)
-(video), so that the lowest band is a plain mean; the inverse needs no scaling. Output channels are band-major,
-``band * G + g`` with ``G`` the channels that enter the level. The two families order their bands differently:
+``log2(patch)`` levels are applied, each to *all* channels so far. A level turns neighbours ``(a, b)`` of every
+axis into low ``s(a + b)`` and high ``s(a - b)``, ``s = sqrt(1/2)``, and then divides by 2 (images) or by
+2 sqrt(2) (video), so that the lowest band is a plain mean; the inverse needs no scaling. Output channels are
+band-major, ``band * G + g`` with ``G`` the channels that enter the level. The families order bands differently:
 
 - images ``[B, C, H, W]``: ``band = 2 * (high along W) + (high along H)``
 - video ``[B, C, T, H, W]``: ``band = 4 * (high along T) + 2 * (high along H) + (high along W)``
 
-On the time axis the first frame is repeated until it occurs ``patch`` times; the inverse drops those copies. An
-odd length is completed by reflection, and the inverse keeps the extra sample.
+On the time axis the first frame is repeated until it occurs ``patch`` times; the inverse drops those copies.
+An odd length is completed by reflection, and the inverse keeps the extra sample.
 """
 
 import torch
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lidargen_ros.errors import ConfigError
+from ..errors import ConfigError
 
 SQRT_HALF = 0.7071067811865476
 # The outermost split comes first: it is the slowest index of the band number.
@@ -35,12 +35,8 @@ def _levels(patch: int) -> int:
 
 
 def _filter_tap(x: Tensor) -> float:
-    """``sqrt(1/2)`` as ``x`` stores it: the filter is kept in the network's dtype (0.70703125 in bfloat16)."""
-    return (
-        SQRT_HALF
-        if x.dtype in (torch.float32, torch.float64)
-        else torch.tensor(SQRT_HALF, dtype=x.dtype).item()
-    )
+    """``sqrt(1/2)`` in the dtype of ``x``, as the published filter is cast to it."""
+    return 0.70703125 if x.dtype in (torch.bfloat16, torch.float16) else SQRT_HALF
 
 
 def _split(x: Tensor, axis: int, tap: float) -> list[Tensor]:
@@ -119,7 +115,7 @@ def unblocks_image(x: Tensor, patch: int) -> Tensor:
 
 
 def blocks_video(x: Tensor, patch: int) -> Tensor:
-    """Plain space-time-to-channel patching, channels ``(c, p_t, p_h, p_w)``, first frame repeated as for haar."""
+    """Plain space-time-to-channel patching, channels ``(c, p_t, p_h, p_w)``; frames repeated as for haar."""
     x = repeat_first_frame(x, patch - 1)
     return rearrange(x, "b c (t p) (h q) (w r) -> b (c p q r) t h w", p=patch, q=patch, r=patch)
 
@@ -148,10 +144,16 @@ class Patcher(nn.Module):
         super().__init__()
         self.transform = TRANSFORMS[kind, method][int(inverse)]
         self.patch = patch
-        self.register_buffer("wavelets", torch.tensor([SQRT_HALF, SQRT_HALF]))
-        self.register_buffer("_arange", torch.arange(2))
-        if kind == "video" and not inverse:
-            self.register_buffer("patch_size_buffer", torch.tensor([patch], dtype=torch.int32))
+        self.with_size = kind == "video" and not inverse
+        for name, value in self.published_buffers().items():
+            self.register_buffer(name, value)
+
+    def published_buffers(self) -> dict[str, Tensor]:
+        """Buffers of the published files by name; training checkpoints leave them out."""
+        buffers = {"wavelets": torch.tensor([SQRT_HALF, SQRT_HALF]), "_arange": torch.arange(2)}
+        if self.with_size:
+            buffers["patch_size_buffer"] = torch.tensor([self.patch], dtype=torch.int32)
+        return buffers
 
     def forward(self, x: Tensor) -> Tensor:
         return self.transform(x, self.patch)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layout of a published tokenizer: from its option table, or read off the names and shapes of its weights.
 
-Three layouts of the 8x8 image tokenizer go by almost the same name and do not fit each other, so the layout is never
-assumed. Only the number of norm groups leaves no trace in the weights: 32 for images, 1 (per frame) for video.
+Three layouts of the 8x8 image tokenizer go by almost the same name and do not fit each other, so the layout is
+never assumed. Only the number of norm groups leaves no trace in the weights: 32 for images, 1 (per frame) for
+video.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lidargen_ros.errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError
 
 NO, SPACE, TIME, SPACE_TIME = "none", "space", "time", "space+time"
 COLOURS = 3
@@ -23,7 +24,7 @@ COLOURS = 3
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Everything that decides the shape of the network; tuples over levels are in level order (finest first)."""
+    """Everything that decides the shape of the network; tuples over levels go from the finest level on."""
 
     kind: str = "image"  # "image" or "video"
     patch_size: int = 4
@@ -67,16 +68,15 @@ class TokenizerConfig:
         unknown = sorted(set(values) - set(cls.__dataclass_fields__))
         if unknown:
             raise ConfigError(f"tokenizer config: unknown {', '.join(unknown)}; written by a newer version?")
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-        )
+        fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return cls(**fields)
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> TokenizerConfig:
         """Layout that the option table of the published training code stands for.
 
-        ``resolution`` looks like an input size but only places attention: a level has it if its nominal size is in
-        ``attn_resolutions``. ``temporal_compression`` makes it a video tokenizer.
+        ``resolution`` looks like an input size but only places attention: a level has it if its nominal size is
+        in ``attn_resolutions``. ``temporal_compression`` makes it a video tokenizer.
         """
         if options.get("dropout"):
             raise ConfigError(
@@ -91,7 +91,7 @@ class TokenizerConfig:
             down, up = _video_resampling(levels, halvings, time, bool(options.get("legacy_mode")))
         else:
             down = [SPACE if i < halvings else NO for i in range(levels)]
-            # The decoder walks the levels from the last one and doubles after the first `halvings` that it visits.
+            # The decoder starts at the last level and doubles after the first `halvings` that it visits.
             up = [SPACE if i >= levels - halvings else NO for i in range(levels)]
         encoder_attention, decoder_attention = _attention_levels(options, down, up, video)
         config = cls(
@@ -113,8 +113,8 @@ class TokenizerConfig:
         wanted = (options["spatial_compression"], options.get("temporal_compression", 1))
         if (config.spatial_compression, config.temporal_compression) != wanted:
             raise ConfigError(
-                f"tokenizer options: {levels} levels and patch_size {patch} cannot compress space and time by {wanted}; "
-                "each must be patch_size times a power of two that the levels can hold"
+                f"tokenizer options: {levels} levels and patch_size {patch} cannot compress space and time by "
+                f"{wanted}; each must be patch_size times a power of two that the levels can hold"
             )
         return config
 
@@ -136,14 +136,14 @@ def _video_resampling(levels: int, space: int, time: int, legacy: bool) -> tuple
     for i in range(1, levels):
         visited = levels - 1 - i
         in_time = visited < time if legacy else 0 < visited < time + 1
-        up.append(_step(in_time or time < space and visited < space, in_time))
+        up.append(_step(in_time or (time < space and visited < space), in_time))
     return down, up
 
 
 def _attention_levels(
     options: Mapping[str, Any], down: list[str], up: list[str], video: bool
 ) -> tuple[tuple[bool, ...], tuple[bool, ...]]:
-    """Which levels have attention. Video sizes change at every level, image sizes only where a level resamples."""
+    """Which levels have attention. Video sizes change at every level, image sizes where a level resamples."""
     sizes = options["attn_resolutions"]
     levels = len(down)
     size = options["resolution"] // options["patch_size"]
@@ -162,7 +162,7 @@ def _attention_levels(
 def infer_config(state: Mapping[str, Tensor], num_groups: int | None = None) -> TokenizerConfig:
     """Layout of the network whose state dict this is (encoder and decoder together, no name prefix).
 
-    ``num_groups`` is the one thing weights do not tell; ``None`` is the value of the published files (32, video 1).
+    ``num_groups`` is the one thing weights do not tell; ``None`` is that of the published files (32, video 1).
     Raises ``CheckpointError`` if the names are not those of a tokenizer of this family.
     """
     video = "encoder.conv_in.0.conv3d.weight" in state
@@ -175,7 +175,7 @@ def infer_config(state: Mapping[str, Tensor], num_groups: int | None = None) -> 
             half = [half for half in ("encoder", "decoder") if any(k.startswith(f"{half}.") for k in state)]
             found = f"only the {half[0]} is there" if len(half) == 1 else f"{len(state)} other keys are there"
             raise CheckpointError(
-                f"tokenizer weights: {key} is missing ({found}); give encoder and decoder files of one published tokenizer"
+                f"tokenizer weights: {key} is missing ({found}); give encoder and decoder files of one tokenizer"
             )
         return tuple(state[key].shape)
 
@@ -213,7 +213,7 @@ def infer_config(state: Mapping[str, Tensor], num_groups: int | None = None) -> 
     )
     if patch < 1 or config.patched_channels != first[1]:
         raise CheckpointError(
-            f"tokenizer weights: the first convolution takes {first[1]} channels, which is not 3 colours times a patch; "
-            "these are not the weights of a published tokenizer"
+            f"tokenizer weights: the first convolution takes {first[1]} channels, which is not 3 colours times a "
+            "patch; these are not the weights of a published tokenizer"
         )
     return config

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The continuous 8x8 image tokenizer (CI8x8 family): ``[B, 3, H, W]`` to ``[B, latent, H / 8, W / 8]`` and back.
+"""The continuous 8x8 image tokenizer (CI8x8): ``[B, 3, H, W]`` to ``[B, latent, H / 8, W / 8]`` and back.
 
-The LiDAR tokenizer is one of these: a range map as an image of three equal channels, rows repeated four times.
+The LiDAR tokenizer is one: it takes a range map as an image of three equal channels, rows repeated four times.
 """
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lidargen_ros.models.tokenizer_config import NO, TokenizerConfig
-from lidargen_ros.models.tokenizer_network import ResBlock, TokenizerNetwork
+from .tokenizer_config import NO, TokenizerConfig
+from .tokenizer_network import ResBlock, TokenizerNetwork
 
 GROUP_NORM_EPS = 1e-6
 
@@ -33,8 +33,8 @@ class Attention(nn.Module):
 def attend_positions(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Softmax attention between the positions of each ``[B, C, H, W]`` map, scale ``C ** -0.5``."""
     height, width = q.shape[-2:]
-    # [B, 1, H * W, C], one head. Kernels that never hold the (H * W)**2 scores at once want C contiguous, which costs a
-    # copy unless the maps are channels_last.
+    # [B, 1, H * W, C], one head. Kernels that never hold the (H * W)**2 scores at once want C contiguous, which
+    # costs a copy unless the maps are channels_last.
     q, k, v = (t.flatten(2).transpose(1, 2).contiguous().unsqueeze(1) for t in (q, k, v))
     h = F.scaled_dot_product_attention(q, k, v)
     return h.squeeze(1).transpose(1, 2).unflatten(2, (height, width))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The skeleton that both published tokenizers share; :mod:`tokenizer_image` and :mod:`tokenizer_video` give the layers.
+"""The skeleton that both published tokenizers share; ``tokenizer_image`` and ``tokenizer_video`` give the layers.
 
-Module names are those of the published state dicts. Encoder and decoder are not mirror images: see ``down`` and
-``up`` of :class:`TokenizerConfig` for where each resamples.
+Module names are those of the published state dicts. Encoder and decoder are not mirror images: ``down`` and ``up``
+of the config say where each resamples.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lidargen_ros.models.haar import Patcher
-from lidargen_ros.models.tokenizer_config import NO, TokenizerConfig
+from .haar import Patcher
+from .tokenizer_config import NO, TokenizerConfig
 
 
 class Layers(Protocol):
@@ -159,8 +159,13 @@ class TokenizerNetwork(nn.Module):
         )
         self.post_quant_conv = layers.point(config.latent_channels, config.z_channels)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the network computes in."""
+        return next(p.dtype for p in self.parameters())
+
     def posterior(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Mean and log-variance (clamped to [-30, 20]) of the latent; no log-variance if the encoder gives the latent."""
+        """Mean and log-variance of the latent; the latter clamped to [-30, 20], or None where there is none."""
         moments = self.quant_conv(self.encoder(x))
         if self.config.z_factor == 1:
             return moments, None
@@ -168,7 +173,7 @@ class TokenizerNetwork(nn.Module):
         return mean, logvar.clamp(-30.0, 20.0)
 
     def encode(self, x: Tensor, eps: Tensor | None = None) -> Tensor:
-        """Latent of ``x``: the mean, or ``mean + exp(logvar / 2) * eps`` where ``eps`` and a variance are there."""
+        """Latent of ``x``: the mean, or ``mean + exp(logvar / 2) * eps`` if given ``eps`` and there is a variance."""
         mean, logvar = self.posterior(x)
         return mean if logvar is None or eps is None else mean + torch.exp(0.5 * logvar) * eps
 

@@ -1,27 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The causal video tokenizer (CV8x8x8): ``[B, 3, T, H, W]`` to ``[B, latent, 1 + (T - 1) / 8, H / 8, W / 8]`` and back.
+"""The causal video tokenizer (CV8x8x8): ``[B, 3, T, H, W]`` to ``[B, latent, 1 + (T - 1) / 8, H / 8, W / 8]``.
 
 Causal: frame ``i`` never sees a later one; time is padded with copies of the first frame, space with zeros. ``T``
 should be ``1 + 8 k``; other lengths run but do not come back with the same length.
 
-**Single frames.** The project encodes one frame at a time. All copies of a lone frame are equal, so a convolution over
-three frames is one over a single frame with its taps summed, temporal attention is its value path, and the network
-is two-dimensional: 13 % fewer operations for the same numbers up to rounding. ``CausalConv`` does this whenever
-``T`` is 1, so there is nothing to switch on.
+**Single frames.** The project encodes one frame at a time. All copies of a lone frame are equal, so a convolution
+over three frames is one over a single frame with its taps summed, temporal attention is its value path, and the
+network is two-dimensional: 13 % fewer operations for the same numbers up to rounding. This happens by itself
+whenever ``T`` is 1.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lidargen_ros.models.haar import repeat_first_frame
-from lidargen_ros.models.tokenizer_config import NO, SPACE, TIME, TokenizerConfig
-from lidargen_ros.models.tokenizer_image import GROUP_NORM_EPS, attend_positions
-from lidargen_ros.models.tokenizer_network import ResBlock, TokenizerNetwork
+from .haar import repeat_first_frame
+from .tokenizer_config import NO, SPACE, TIME, TokenizerConfig
+from .tokenizer_image import GROUP_NORM_EPS, attend_positions
+from .tokenizer_network import ResBlock, TokenizerNetwork
 
 
 class CausalConv(nn.Module):
-    """Convolution with kernel ``(kt, k, k)``: ``kt - time_stride`` copies of the first frame go before the clip."""
+    """Convolution with kernel ``(kt, k, k)``; ``kt - time_stride`` copies of the first frame precede the clip."""
 
     def __init__(
         self,
@@ -44,7 +43,7 @@ class CausalConv(nn.Module):
         return self.conv3d(repeat_first_frame(x, self.copies))
 
     def on_equal_frames(self, x: Tensor) -> Tensor:
-        """Output ``[B, cout, 1, H, W]`` where every frame under the kernel equals the one of ``x`` ``[B, cin, 1, H, W]``."""
+        """Output for kernels that lie on copies of one frame, ``[B, cin, 1, H, W]`` to ``[B, cout, 1, H, W]``."""
         conv = self.conv3d
         stride, padding = conv.stride[1:], conv.padding[1:]
         return F.conv2d(x.squeeze(2), conv.weight.sum(2), conv.bias, stride, padding).unsqueeze(2)
@@ -86,7 +85,7 @@ def from_frames(x: Tensor, batch: int) -> Tensor:
 
 
 class Attention(nn.Module):
-    """One head, with a residual: over the positions of each frame, or over the past frames of each position."""
+    """One head, with a residual: over the positions of each frame, or over the past of each position."""
 
     def __init__(self, channels: int, over_time: bool) -> None:
         super().__init__()
