@@ -7,6 +7,7 @@ beam. Conventions are laid out in docs/conventions.md.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,18 @@ class Sensor:
         return np.deg2rad(self.azimuth_start_deg) + self.column_step_rad * position
 
     def directions(self, edge: bool = False, dtype: Any = np.float32) -> NDArray:
-        """[rows, columns, 3] unit vectors through the bin centres (``edge``: left edges), LiDAR frame."""
+        """[rows, columns, 3] unit vectors through the bin centres (``edge``: left edges), LiDAR frame; read-only."""
+        return self._centre_rays if not edge and dtype is np.float32 else self._rays(edge).astype(dtype)
+
+    def _rays(self, edge: bool) -> NDArray:
         e, a = self.elevations()[:, None], self.azimuths(edge)[None, :]
-        xyz = np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e) + 0 * a
-        return np.stack(xyz, axis=-1).astype(dtype)
+        return np.stack([np.cos(e) * np.cos(a), np.cos(e) * np.sin(a), np.sin(e) + 0 * a], axis=-1)
+
+    @cached_property
+    def _centre_rays(self) -> NDArray:
+        rays = self._rays(edge=False).astype(np.float32)
+        rays.setflags(write=False)
+        return rays
 
     def column_times(self) -> NDArray:
         """[columns] seconds after the start of the spin at which the head passes each bin centre."""
@@ -242,19 +251,21 @@ class Sensor:
 def load_sensor(name_or_path: str | Path) -> Sensor:
     """A ready sensor by name (``pandar128`` -> ``config/sensors/pandar128.yaml``) or one's own from YAML.
 
+    Names are matched by their letters and digits only: ``VLP-16`` is ``vlp16``.
+
     Raises:
         ConfigError: if there is no such sensor or the file is not one.
         CalibrationError: for implausible values.
     """
     path = Path(name_or_path)
     if path.suffix not in (".yaml", ".yml"):
-        folder = config_path("sensors")
-        path = folder / f"{name_or_path}.yaml"
-        if not path.is_file():
+        ready = {_plain(name): name for name in list_sensors()}
+        if (known := ready.get(_plain(str(name_or_path)))) is None:
             raise ConfigError(
                 f"sensor {str(name_or_path)!r} is not known; give a .yaml file or one of "
-                f"{', '.join(list_sensors())}"
+                f"{', '.join(ready.values())}"
             )
+        path = config_path("sensors", f"{known}.yaml")
     try:
         data = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as e:
@@ -264,6 +275,10 @@ def load_sensor(name_or_path: str | Path) -> Sensor:
             f"sensor file {path} holds no mapping; see config/sensors/pandar128.yaml for the keys"
         )
     return Sensor.from_dict(data)
+
+
+def _plain(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def list_sensors() -> list[str]:
