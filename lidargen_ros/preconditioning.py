@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
-from scipy.special import ndtri
 
 SIGMA_DATA = 0.5
 
@@ -51,7 +51,7 @@ def loss_weight(sigma: Any, sigma_data: float = SIGMA_DATA) -> Any:
 
 def lognormal_sigma(uniforms: Any, mean: float, std: float) -> Any:
     """Noise levels with ``ln sigma ~ Normal(mean, std)`` from uniforms in (0, 1), by inversion."""
-    return np.exp(ndtri(uniforms) * std + mean)
+    return np.exp(np.vectorize(NormalDist(mean, std).inv_cdf, otypes=[np.float64])(uniforms))
 
 
 def _log(x: Any) -> Any:

@@ -26,12 +26,12 @@ def karras_sigmas(
 
     No zero is appended: see ``to_zero``. The published model with ``N`` steps uses ``N + 1`` levels.
     """
-    if count < 2:
-        raise ConfigError(f"a schedule of {count} noise levels is too short: use at least 2")
+    if count < 1:
+        raise ConfigError(f"a schedule of {count} noise levels is too short: use at least 1")
     if not 0 < sigma_min < sigma_max:
         raise ConfigError(f"noise levels need 0 < sigma_min < sigma_max, not {sigma_min} and {sigma_max}")
     high, low = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    return [(high + i / (count - 1) * (low - high)) ** rho for i in range(count)]
+    return [(high + i / max(count - 1, 1) * (low - high)) ** rho for i in range(count)]
 
 
 def to_zero(sigmas: Sequence[float]) -> list[float]:

@@ -144,6 +144,11 @@ class MultiViewDiT(nn.Module):
         for block in self.blocks.values():
             block.compile(**options)
 
+    def uncompile_blocks(self) -> None:
+        """Undo ``compile_blocks``."""
+        for block in self.blocks.values():
+            block._compiled_call_impl = None
+
     @torch.no_grad()
     def init_weights(self, generator: torch.Generator | None = None) -> None:
         """Weights of a fresh model: Xavier, except that blocks start as the identity plus positions."""
