@@ -11,6 +11,8 @@ band-major, ``band * G + g`` with ``G`` the channels that enter the level. The f
 
 On the time axis the first frame is repeated until it occurs ``patch`` times; the inverse drops those copies.
 An odd length is completed by reflection, and the inverse keeps the extra sample.
+
+In bfloat16 every rounding is that of the published code, bit for bit.
 """
 
 import torch
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from ..errors import ConfigError
 
 SQRT_HALF = 0.7071067811865476
+HALF_TYPES = (torch.bfloat16, torch.float16)
 # The outermost split comes first: it is the slowest index of the band number.
 IMAGE_AXES = (-1, -2)
 VIDEO_AXES = (-3, -2, -1)
@@ -36,22 +39,25 @@ def _levels(patch: int) -> int:
 
 def _filter_tap(x: Tensor) -> float:
     """``sqrt(1/2)`` in the dtype of ``x``, as the published filter is cast to it."""
-    return 0.70703125 if x.dtype in (torch.bfloat16, torch.float16) else SQRT_HALF
+    return 0.70703125 if x.dtype in HALF_TYPES else SQRT_HALF
 
 
 def _split(x: Tensor, axis: int, tap: float) -> list[Tensor]:
-    """Low and high band of ``x`` along ``axis`` (counted from the end, here and below)."""
+    """Low and high band of ``x`` along ``axis`` (counted from the end, here and below), rounded once each."""
+    dtype = x.dtype
     if x.shape[axis] % 2:
         # Reflection about the last sample: index n - 2 follows n - 1 (a single sample follows itself).
         last = x.shape[axis] - 2 if x.shape[axis] > 1 else 0
         x = torch.cat([x, x.narrow(axis, last, 1)], dim=axis)
+    x = x.float() if dtype in HALF_TYPES else x
     even, odd = x.unflatten(axis, (-1, 2)).unbind(axis)
-    return [(even + odd) * tap, (even - odd) * tap]
+    return [((even + odd) * tap).to(dtype), ((even - odd) * tap).to(dtype)]
 
 
 def _merge(low: Tensor, high: Tensor, axis: int, tap: float) -> Tensor:
     """Inverse of ``_split`` up to a factor of ``2 * tap**2``, which is 1."""
-    return torch.stack([(low + high) * tap, (low - high) * tap], dim=axis).flatten(axis - 1, axis)
+    low, high = low * tap, high * tap
+    return torch.stack([low + high, low - high], dim=axis).flatten(axis - 1, axis)
 
 
 def _forward_level(x: Tensor, axes: tuple[int, ...]) -> Tensor:

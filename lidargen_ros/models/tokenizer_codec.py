@@ -17,9 +17,13 @@ from .tokenizer_script import ScriptedNetwork
 from .tokenizer_video import VideoTokenizer
 
 
-def build_network(config: TokenizerConfig) -> TokenizerNetwork:
-    """The network of that layout, with random weights."""
-    return ImageTokenizer(config) if config.kind == "image" else VideoTokenizer(config)
+def build_network(config: TokenizerConfig, reference: bool = False) -> TokenizerNetwork:
+    """The network of that layout, with random weights.
+
+    ``reference`` keeps the order of roundings of the published code, for equal numbers in bfloat16; it is slower and no
+    more accurate.
+    """
+    return (ImageTokenizer if config.kind == "image" else VideoTokenizer)(config, reference)
 
 
 class Tokenizer(nn.Module):
@@ -41,7 +45,9 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.network = network
         self.config = network.config
-        self.stats = stats
+        self.stats = (
+            None if stats is None else stats.to(network.dtype)
+        )  # published: kept in the network's dtype
         if chunk_frames is None and stats is not None and stats.frames > 1:
             chunk_frames = (stats.frames - 1) * self.config.temporal_compression + 1
         self.chunk_frames = chunk_frames  # longer clips are coded in pieces of that many frames

@@ -62,6 +62,7 @@ def load_tokenizer(
     mean_std: str | Path | None = None,
     num_groups: int | None = None,
     ema: bool = False,
+    reference: bool = False,
     trust: bool = False,
     published: Collection[str] = PUBLISHED_SHA256,
 ) -> Tokenizer:
@@ -69,14 +70,14 @@ def load_tokenizer(
 
     ``mean_std``: file with the latent statistics, by default ``mean_std.pt`` beside the weights if there is one.
     ``num_groups``: groups of the image family's norms if not 32; weights do not tell. ``ema``: take the averaged
-    weights of a training checkpoint. ``trust``: let a TorchScript file that cannot be read otherwise run its code;
-    files whose sha256 is in ``published`` may do so unasked.
+    weights of a training checkpoint. ``reference``: see ``build_network``. ``trust``: let a TorchScript file that
+    cannot be read otherwise run its code; files whose sha256 is in ``published`` may do so unasked.
 
     Raises ``CheckpointError``: absent, damaged or incomplete files, missing or unexpected keys, wrong statistics.
     """
     files = find_files(path)
     try:
-        tokenizer = _load_weights(files, num_groups, ema)
+        tokenizer = _load_weights(files, num_groups, ema, reference)
     except UnreadableScript as error:
         allow_running(files.weights, str(error), trust, published)
         tokenizer = Tokenizer(run_scripts(files.weights))
@@ -168,7 +169,7 @@ def _in_folder(folder: Path) -> tuple[Path, ...]:
     )
 
 
-def _load_weights(files: TokenizerFiles, num_groups: int | None, ema: bool) -> Tokenizer:
+def _load_weights(files: TokenizerFiles, num_groups: int | None, ema: bool, reference: bool) -> Tokenizer:
     state: dict[str, Tensor] = {}
     config = None
     for file in files.weights:
@@ -180,16 +181,18 @@ def _load_weights(files: TokenizerFiles, num_groups: int | None, ema: bool) -> T
     saved = {name: state.pop(f"latent.{name}") for name in ("mean", "std") if f"latent.{name}" in state}
     names = " + ".join(map(str, files.weights))
     try:
-        network = network_from_state(state, config or infer_config(state, num_groups))
+        network = network_from_state(state, config or infer_config(state, num_groups), reference)
     except CheckpointError as error:
         raise type(error)(f"{names}: {error}") from error
     return Tokenizer(network, LatentStats(**saved) if len(saved) == 2 else None)
 
 
-def network_from_state(state: Mapping[str, Tensor], config: TokenizerConfig) -> TokenizerNetwork:
+def network_from_state(
+    state: Mapping[str, Tensor], config: TokenizerConfig, reference: bool = False
+) -> TokenizerNetwork:
     """Network whose parameters *are* the given tensors; every key must be used and every parameter given."""
     with torch.device("meta"):
-        network = build_network(config)
+        network = build_network(config, reference)
     state = dict(state)
     for name, module in network.named_modules():
         if isinstance(module, Patcher):

@@ -22,6 +22,7 @@ class Layers(Protocol):
 
     patcher_suffix: str  # "patcher" or "patcher3d", as the weights are named
 
+    def swish(self, x: Tensor) -> Tensor: ...  # may overwrite x
     def conv(self, cin: int, cout: int) -> nn.Module: ...  # 3x3, keeps the size
     def point(self, cin: int, cout: int) -> nn.Module: ...  # 1x1
     def norm(self, channels: int) -> nn.Module: ...
@@ -32,8 +33,13 @@ class Layers(Protocol):
 
 
 def swish(x: Tensor) -> Tensor:
-    """``x * sigmoid(x)`` in the memory of ``x``, which must be a tensor that nothing else reads."""
+    """``x * sigmoid(x)``, in the memory of ``x`` where no gradient needs it."""
     return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
+def swish_in_two(x: Tensor) -> Tensor:
+    """The same with the sigmoid rounded to the dtype of ``x``, as the published code has it."""
+    return x * torch.sigmoid(x)
 
 
 class ResBlock(nn.Module):
@@ -41,6 +47,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, layers: Layers, cin: int, cout: int) -> None:
         super().__init__()
+        self.swish = layers.swish
         self.norm1 = layers.norm(cin)
         self.conv1 = layers.conv(cin, cout)
         self.norm2 = layers.norm(cout)
@@ -49,8 +56,8 @@ class ResBlock(nn.Module):
             self.nin_shortcut = layers.point(cin, cout)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(swish(self.norm1(x)))
-        h = self.conv2(swish(self.norm2(h)))
+        h = self.conv1(self.swish(self.norm1(x)))
+        h = self.conv2(self.swish(self.norm2(h)))
         return h.add_(self.nin_shortcut(x) if hasattr(self, "nin_shortcut") else x)
 
 
@@ -96,6 +103,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig, layers: Layers) -> None:
         super().__init__()
+        self.swish = layers.swish
         self.patcher_name = layers.patcher_suffix
         self.add_module(self.patcher_name, Patcher(config.kind, config.patch_method, config.patch_size))
         widths = [config.channels * m for m in (1, *config.channels_mult)]
@@ -114,7 +122,7 @@ class Encoder(nn.Module):
         h = self.conv_in(self.get_submodule(self.patcher_name)(x))
         for level in self.down:
             h = level(h)
-        return self.conv_out(swish(self.norm_out(self.mid(h))))
+        return self.conv_out(self.swish(self.norm_out(self.mid(h))))
 
 
 class Decoder(nn.Module):
@@ -122,6 +130,7 @@ class Decoder(nn.Module):
 
     def __init__(self, config: TokenizerConfig, layers: Layers) -> None:
         super().__init__()
+        self.swish = layers.swish
         self.patcher_name = f"un{layers.patcher_suffix}"
         widths = [config.channels * m for m in config.channels_mult]
         self.conv_in = layers.conv(config.z_channels, widths[-1])
@@ -142,7 +151,7 @@ class Decoder(nn.Module):
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
             h = level(h)
-        h = self.conv_out(swish(self.norm_out(h)))
+        h = self.conv_out(self.swish(self.norm_out(h)))
         return self.get_submodule(self.patcher_name)(h)
 
 

@@ -7,7 +7,7 @@ should be ``1 + 8 k``; other lengths run but do not come back with the same leng
 **Single frames.** The project encodes one frame at a time. All copies of a lone frame are equal, so a convolution
 over three frames is one over a single frame with its taps summed, temporal attention is its value path, and the
 network is two-dimensional: 13 % fewer operations for the same numbers up to rounding. This happens by itself
-whenever ``T`` is 1.
+whenever ``T`` is 1, unless ``reference`` asks for the published roundings, which matter in bfloat16.
 """
 
 import torch.nn.functional as F
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from .haar import repeat_first_frame
 from .tokenizer_config import NO, SPACE, TIME, TokenizerConfig
-from .tokenizer_image import GROUP_NORM_EPS, attend_positions
-from .tokenizer_network import ResBlock, TokenizerNetwork
+from .tokenizer_image import GROUP_NORM_EPS, attend_in_steps, attend_positions
+from .tokenizer_network import ResBlock, TokenizerNetwork, swish, swish_in_two
 
 
 class CausalConv(nn.Module):
@@ -32,6 +32,7 @@ class CausalConv(nn.Module):
         padding: int = 0,
     ) -> None:
         super().__init__()
+        self.fold_taps = True
         self.copies = max(kernel[0] - time_stride, 0)
         self.conv3d = nn.Conv3d(
             cin, cout, kernel, stride=(time_stride, stride, stride), padding=(0, padding, padding)
@@ -45,6 +46,8 @@ class CausalConv(nn.Module):
     def on_equal_frames(self, x: Tensor) -> Tensor:
         """Output for kernels that lie on copies of one frame, ``[B, cin, 1, H, W]`` to ``[B, cout, 1, H, W]``."""
         conv = self.conv3d
+        if not self.fold_taps:
+            return conv(repeat_first_frame(x, conv.kernel_size[0] - 1))
         stride, padding = conv.stride[1:], conv.padding[1:]
         return F.conv2d(x.squeeze(2), conv.weight.sum(2), conv.bias, stride, padding).unsqueeze(2)
 
@@ -87,8 +90,9 @@ def from_frames(x: Tensor, batch: int) -> Tensor:
 class Attention(nn.Module):
     """One head, with a residual: over the positions of each frame, or over the past of each position."""
 
-    def __init__(self, channels: int, over_time: bool) -> None:
+    def __init__(self, channels: int, over_time: bool, reference: bool = False) -> None:
         super().__init__()
+        self.attend = attend_in_steps if reference else attend_positions
         self.over_time = over_time
         self.norm = FrameNorm(channels)
         self.q = point_conv(channels, channels)
@@ -100,7 +104,7 @@ class Attention(nn.Module):
         h = self.norm(x)
         if not self.over_time:
             q, k, v = (to_frames(layer(h)) for layer in (self.q, self.k, self.v))
-            h = from_frames(attend_positions(q, k, v), x.shape[0])
+            h = from_frames(self.attend(q, k, v), x.shape[0])
         elif x.shape[2] == 1:
             h = self.v(h)  # a softmax over one frame is 1
         else:
@@ -133,9 +137,8 @@ class HybridDownsample(nn.Module):
             x = self.conv2.on_equal_frames(x) + x
         elif TIME in self.step:
             x = repeat_first_frame(x, 1)
-            pairs = x[:, :, : x.shape[2] // 2 * 2].unflatten(
-                2, (-1, 2)
-            )  # a frame left over at the end has no pair
+            # A frame left over at the end has no pair.
+            pairs = x[:, :, : x.shape[2] // 2 * 2].unflatten(2, (-1, 2))
             x = self.conv2(x) + pairs.mean(3)
         return self.conv3(x)
 
@@ -170,6 +173,10 @@ class VideoLayers:
 
     patcher_suffix = "patcher3d"
 
+    def __init__(self, reference: bool = False) -> None:
+        self.reference = reference
+        self.swish = swish_in_two if reference else swish
+
     def conv(self, cin: int, cout: int) -> nn.Module:
         return nn.Sequential(space_conv(cin, cout), time_conv(cout, cout))
 
@@ -183,7 +190,10 @@ class VideoLayers:
         return ResBlock(self, cin, cout)
 
     def attention(self, channels: int) -> nn.Module:
-        return nn.Sequential(Attention(channels, over_time=False), Attention(channels, over_time=True))
+        return nn.Sequential(
+            Attention(channels, over_time=False, reference=self.reference),
+            Attention(channels, over_time=True),
+        )
 
     def downsample(self, channels: int, step: str) -> nn.Module | None:
         return HybridDownsample(channels, step)
@@ -195,5 +205,8 @@ class VideoLayers:
 class VideoTokenizer(TokenizerNetwork):
     """Network of the CV8x8x8 family. Height and width must be multiples of the compression (8)."""
 
-    def __init__(self, config: TokenizerConfig) -> None:
-        super().__init__(config, VideoLayers())
+    def __init__(self, config: TokenizerConfig, reference: bool = False) -> None:
+        super().__init__(config, VideoLayers(reference))
+        for module in self.modules():
+            if isinstance(module, CausalConv):
+                module.fold_taps = not reference
