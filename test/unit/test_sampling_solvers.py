@@ -52,7 +52,7 @@ def test_adams_bashforth_returns_the_denoised_exact_solution():
 
 @pytest.mark.parametrize("solver", [euler, heun, dpm_solver_2m])
 def test_a_last_step_to_zero_gives_clean_data(solver):
-    got = solver(gaussian, start(), to_zero(karras_sigmas(60000 if solver is euler else 1200, 0.002)))
+    got = solver(gaussian, start(), to_zero(karras_sigmas(80000 if solver is euler else 1200, 0.002)))
     np.testing.assert_allclose(got, exact(start(), 80.0, 0.0), atol=1e-4)
 
 
