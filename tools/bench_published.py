@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Time and memory of the published 7.2 B model on this GPU, with random weights made on it.
 
-    python tools/bench_published.py --out DIR            # one H100/H200, about five minutes
+    python tools/bench_published.py --out DIR --load-from /tmp    # one H100/H200, about six minutes
     python tools/bench_published.py --out DIR --device cpu --tiny    # checks the script itself
 
 Every number is measured in one run: the bfloat16 matmul rate of the GPU, attention kernels, then the network
@@ -13,6 +13,7 @@ import argparse
 import json
 import platform
 import sys
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 
+from lidargen_ros.models.checkpoints import load_diffusion
 from lidargen_ros.models.dit_config import DiTConfig
 from lidargen_ros.models.dit_cost import call_flops
 from lidargen_ros.models.dit_denoiser import DiffusionModel
@@ -148,6 +150,29 @@ class Bench:
         }
         return model
 
+    def load(self, model, folder):
+        """Write the weights, load them as a user would, and give back the loaded model."""
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            path = Path(temporary) / "model.pt"
+            torch.save(model.state_dict(), path)
+            model.to_empty(device="meta")
+            if self.cuda:
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            start = time.perf_counter()
+            loaded = load_diffusion(path, self.device)
+            self.wait()
+            seconds = time.perf_counter() - start
+        self.results["load"] = {
+            "seconds": seconds,
+            "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if self.cuda else None,
+            "peak_of_weights": torch.cuda.max_memory_allocated() / 1e9 / self.results["weights"]["gb"]
+            if self.cuda
+            else None,
+        }
+        self.say(f"load: {self.results['load']}")
+        return loaded
+
     def call(self, model, text, dropped, repeats=3):
         """One network call: seconds, TFLOP/s, peak memory."""
         height, width = self.sizes.padded
@@ -212,7 +237,7 @@ class Bench:
             "peak_gb": torch.cuda.max_memory_allocated() / 1e9 if self.cuda else None,
         }
 
-    def run(self, compile_blocks):
+    def run(self, compile_blocks, folder):
         with torch.no_grad():
             rates = self.matmul_rate()
         self.rate = max(rates.values())
@@ -222,6 +247,8 @@ class Bench:
         self.say(f"attention: {self.results['attention_tflop_per_s']}")
         model = self.build()
         self.say(f"weights: {self.results['weights']}")
+        if folder:
+            model = self.load(model, folder)
         cases = {"text": (True, False), "no_text": (False, False), "no_text_no_padding": (False, True)}
         calls = self.results["calls"] = {}
 
@@ -290,6 +317,9 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny network, to test this script on a CPU")
     parser.add_argument("--no-compile", action="store_true")
+    parser.add_argument(
+        "--load-from", help="folder with 15 GB free: also measure loading a checkpoint from it"
+    )
     args = parser.parse_args()
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         parser.error(
@@ -297,7 +327,7 @@ def main():
         )
     bench = Bench(args)
     bench.out = args.out
-    bench.run(compile_blocks=not args.no_compile)
+    bench.run(not args.no_compile, args.load_from)
 
 
 if __name__ == "__main__":
