@@ -6,6 +6,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import maximum_filter
 
 from .base import Camera
+from .pinhole import PinholeCamera
+from .rig import View
 
 
 def z_buffer(camera: Camera, points: NDArray) -> NDArray:
@@ -49,3 +51,17 @@ def _far_to_near(camera: Camera, points: NDArray) -> tuple[NDArray, NDArray, NDA
     order = kept[np.argsort(-points[kept, 2], kind="stable")]
     u, v = np.rint(pixels[order]).astype(np.int64).T
     return u, v, order
+
+
+def overview() -> View:
+    """The published bird's-eye view of a point cloud: eye 60 m behind and 40 m above the LiDAR, looking at 20 m
+    ahead, 1280 x 720, 45 deg vertical field of view. Its near plane is at 2 m; only points within 100 m per axis
+    are shown."""
+    eye, target = np.array([-60.0, 0.0, 40.0]), np.array([20.0, 0.0, 0.0])
+    forward = (target - eye) / np.linalg.norm(target - eye)
+    right = np.cross(forward, (0.0, 0.0, 1.0))
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3] = np.stack([right, np.cross(forward, right), forward, eye], axis=1)
+    focal = 360 / np.tan(np.deg2rad(45) / 2)
+    return View("overview", PinholeCamera(1280, 720, focal, focal, 640.0, 360.0), pose)
