@@ -8,7 +8,7 @@ puts one item in the place of another: what cannot be read is an error that name
 """
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,37 +20,33 @@ from ..cameras.ftheta import FThetaCamera
 from ..cameras.rig import Rig, View
 from ..errors import DataError, LidargenError
 from ..sensors import Sensor, load_sensor
-from .archives import MIB, TarMembers, parse_npy, parse_npz
+from .archives import MIB
 from .clip_metadata import (
     CAMERAS,
-    FRAME,
     PUBLISHED_VIEWS,
     check_clip_name,
     check_poses,
     list_clips,
     read_metadata,
 )
+from .clip_tars import SPIN_FIELDS, ClipTar, frame_key, read_spin
 from .video import OpenFiles, VideoReader
 
 __all__ = ["CAMERAS", "PUBLISHED_VIEWS", "ClipFiles", "ClipReader", "check_clip_name", "list_clips"]
 
-_MAX_POSE_BYTES = 4096
+_MAX_RAYS = 1 << 24
 
 
 @dataclass
 class ClipFiles:
     """Archives and videos kept open between reads; share one between the readers of a process."""
 
-    tars: OpenFiles = field(default_factory=lambda: OpenFiles(TarMembers, 16))
+    tars: OpenFiles = field(default_factory=lambda: OpenFiles(ClipTar, 16))
     videos: OpenFiles = field(default_factory=lambda: OpenFiles(VideoReader, 12))
 
     def close(self) -> None:
         self.tars.close()
         self.videos.close()
-
-
-def _frame_key(frame: str | int, suffix: str) -> str:
-    return f"{int(frame):06d}{suffix}"
 
 
 class ClipReader:
@@ -82,7 +78,6 @@ class ClipReader:
             check_clip_name(camera)
         self._files = files or ClipFiles()
         self._owns_files = files is None
-        self._fields: dict[Path, dict[str, str]] = {}
         self.metadata = read_metadata(self.root / "metadata" / f"{clip}.npz")
         self._row = {int(name): i for i, name in enumerate(self.metadata.frames)}
         self.missing = self._find_missing()
@@ -101,38 +96,18 @@ class ClipReader:
         if self._owns_files:
             self._files.close()
 
-    def _tar(self, folder: str) -> tuple[TarMembers, dict[str, str]]:
-        """The tar and its members by field name: what follows the clip name; frames padded to six digits."""
-        path = self.root / folder / f"{self.clip}.tar"
-        tar = self._files.tars(path)
-        if path not in self._fields:
-            fields = {}
-            for name in tar.names:
-                base = name.rpartition("/")[2]
-                sample, dot, key = base.partition(".")
-                if sample != self.clip or not dot:
-                    raise DataError(f"{path}: member {name} is of another clip; rewrite it")
-                number, dot, rest = key.lower().partition(".")
-                key = _frame_key(number, f".{rest}") if FRAME.fullmatch(number) else key.lower()
-                if key in fields:
-                    raise DataError(f"{path}: member {name} occurs twice; write the tar again")
-                fields[key] = name
-            self._fields[path] = fields
-        return tar, self._fields[path]
-
-    def _numbers(self, folder: str, suffixes: Iterable[str]) -> set[int]:
-        """Frame numbers for which a tar has a member with each of ``suffixes``."""
-        _, fields = self._tar(folder)
-        found = []
-        for suffix in suffixes:
-            names = (key.removesuffix(suffix) for key in fields if key.endswith(suffix))
-            found.append({int(name) for name in names if FRAME.fullmatch(name)})
-        return set.intersection(*found)
+    def _tar(self, folder: str) -> ClipTar:
+        tar = self._files.tars(self.root / folder / f"{self.clip}.tar")
+        if tar.clip != self.clip:
+            raise DataError(
+                f"{tar.path}: holds clip {tar.clip or 'nothing'}; its name and its content must agree"
+            )
+        return tar
 
     def _find_missing(self) -> dict[str, list[str]]:
-        have = {"lidar": self._numbers("lidar", (".lidar_row.npz", ".lidar_col.npz", ".lidar_range.npz"))}
+        have = {"lidar": set(self._tar("lidar").frames(SPIN_FIELDS))}
         for camera in self.cameras:
-            have[f"pose {camera}"] = self._numbers("pose", (f".pose.{camera}.npy",))
+            have[f"pose {camera}"] = set(self._tar("pose").frames([f"pose.{camera}.npy"]))
             have[f"video {camera}"] = set(range(len(self._video(camera))))
         missing = {
             place: [n for n in self.metadata.frames if int(n) not in numbers]
@@ -143,19 +118,11 @@ class ClipReader:
         return {place: names for place, names in missing.items() if names}
 
     def _index(self, frame: str | int) -> int:
-        number = int(frame)
-        if number not in self._row:
-            raise DataError(
-                f"clip {self.clip}: no frame {frame}; it has {self.frames[0]} to {self.frames[-1]}"
-            )
-        return self._row[number]
-
-    def _member(self, folder: str, key: str) -> tuple[bytes, str]:
-        """Content of the member with field name ``key``, and words that name it."""
-        tar, fields = self._tar(folder)
-        if key not in fields:
-            raise DataError(f"{tar.path}: no member {self.clip}.{key}; the clip is incomplete")
-        return tar.read(fields[key]), f"{tar.path}: {fields[key]}"
+        row = self._row.get(int(frame)) if str(frame).isdecimal() else None
+        if row is None:
+            names = self.metadata.frames
+            raise DataError(f"clip {self.clip}: no frame {frame}; it has {names[0]} to {names[-1]}")
+        return row
 
     @cached_property
     def sensor(self) -> Sensor:
@@ -173,7 +140,10 @@ class ClipReader:
         try:
             data = json.loads(path.read_text())
             if "sensor" in data:
-                return Sensor.from_dict(data["sensor"])
+                sensor = Sensor.from_dict(data["sensor"])
+                if sensor.rows * sensor.columns > _MAX_RAYS:
+                    raise DataError(f"{sensor.rows} x {sensor.columns} rays are not believable")
+                return sensor
             return replace(
                 published,
                 name=f"pandar128 of {self.clip}",
@@ -183,47 +153,16 @@ class ClipReader:
         except (OSError, ValueError, TypeError, KeyError, RecursionError, LidargenError) as error:
             raise DataError(f"{path}: no sensor configuration ({error!r}); correct or remove it") from error
 
-    def _scatter(self, frame: str | int, folder: str, value: str, required: bool) -> NDArray | None:
-        suffix = f".lidar_{value}.npz"
-        if not required and _frame_key(frame, suffix) not in self._tar(folder)[1]:
-            return None
-        rows, columns = self.sensor.shape
-        most = 4 * rows * columns  # doubled pixels are legal, a flood of them is not
-        parts = {}
-        for name, kinds in (("row", "iu"), ("col", "iu"), (value, "f")):
-            data, where = self._member(folder, _frame_key(frame, f".lidar_{name}.npz"))
-            arrays = parse_npz(data, where, most * 8)
-            array = arrays.get("arr_0")
-            if array is None or array.ndim != 1 or array.dtype.kind not in kinds or len(array) > most:
-                found = "no arr_0" if array is None else f"{array.shape} of {array.dtype}"
-                raise DataError(f"{where}: {found}; expected at most {most} numbers of kind {kinds}")
-            parts[name] = array
-        if len({len(part) for part in parts.values()}) != 1:
-            lengths = ", ".join(f"{name} {len(part)}" for name, part in parts.items())
-            raise DataError(f"{where}: lengths differ ({lengths}); write the spin again")
-        row, column, values = parts["row"], parts["col"], parts[value].astype(np.float32)
-        if len(values) == 0:
-            raise DataError(f"{where}: empty spin; remove frame {frame} from the metadata")
-        if row.min() < 0 or column.min() < 0 or row.max() >= rows or column.max() >= columns:
-            raise DataError(
-                f"{where}: pixel ({row.max()}, {column.max()}) outside the {rows} x {columns} map of "
-                f"{self.sensor.name}; does lidar_sensor_config fit?"
-            )
-        if not np.isfinite(values).all() or values.min() < 0:
-            raise DataError(f"{where}: NaN, infinite or negative values; write the spin again")
-        grid = np.zeros((rows, columns), np.float32)
-        grid[row, column] = values
-        return grid
-
     def range_map(self, frame: str | int, folder: str = "lidar") -> NDArray:
         """[rows, columns] float32 metres, 0 = no return; ``folder="hdmap"`` reads the map panorama."""
-        grid = self._scatter(frame, folder, "range", required=True)
-        assert grid is not None
-        return grid
+        return read_spin(self._tar(folder), frame, self.sensor)
 
     def intensity(self, frame: str | int) -> NDArray | None:
         """[rows, columns] float32, nominally 0..1; None where the clip has none."""
-        return self._scatter(frame, "lidar", "intensity", required=False)
+        tar = self._tar("lidar")
+        if frame_key(frame, "lidar_intensity.npz") not in tar:
+            return None
+        return read_spin(tar, frame, self.sensor, "intensity")
 
     def lidar_to_world(self, frame: str | int) -> NDArray:
         """[2, 4, 4] at the start and the end of the spin."""
@@ -241,10 +180,12 @@ class ClipReader:
 
     def intrinsics(self, camera: str) -> NDArray:
         """[10, 11 or 14] float64 f-theta vector as stored."""
-        data, where = self._member("ftheta_intrinsic", f"ftheta_intrinsic.{camera}.npy")
-        vector = parse_npy(data, where, _MAX_POSE_BYTES)
+        tar, key = self._tar("ftheta_intrinsic"), f"ftheta_intrinsic.{camera}.npy"
+        vector = tar.array(key)
         if vector.ndim != 1 or vector.dtype.kind not in "fiu":
-            raise DataError(f"{where}: {vector.shape} of {vector.dtype}; expected 10, 11 or 14 numbers")
+            raise DataError(
+                f"{tar.where(key)}: {vector.shape} of {vector.dtype}; expected 10, 11 or 14 numbers"
+            )
         return vector.astype(np.float64)
 
     def camera(self, camera: str) -> FThetaCamera:
@@ -261,11 +202,11 @@ class ClipReader:
 
     def camera_to_world(self, frame: str | int, camera: str) -> NDArray:
         """[4, 4], OpenCV camera axes, when picture ``frame`` was taken."""
-        data, where = self._member("pose", _frame_key(frame, f".pose.{camera}.npy"))
-        pose = parse_npy(data, where, _MAX_POSE_BYTES)
+        tar, key = self._tar("pose"), frame_key(frame, f"pose.{camera}.npy")
+        pose = tar.array(key)
         if pose.shape != (4, 4):
-            raise DataError(f"{where}: shape {pose.shape}; expected one 4 x 4 matrix")
-        return check_poses(pose, where)
+            raise DataError(f"{tar.where(key)}: shape {pose.shape}; expected one 4 x 4 matrix")
+        return check_poses(pose, tar.where(key))
 
     def camera_to_lidar(self, frame: str | int, camera: str) -> NDArray:
         """[4, 4] float32: camera when the picture was taken -> LiDAR at the start of the spin."""
