@@ -29,13 +29,13 @@ FIELD_M, BINS, RADII_M, KERNEL_SIGMA = 160.0, 100, (3.0, 70.0), 0.5
 
 
 def birds_eye_histogram(points: NDArray, radii: tuple[float, float] = RADII_M) -> NDArray:
-    """Counts ``[100, 100]`` (x, y) of the points ``[n, 3]`` (metres, sensor at the origin) strictly within
-    the radii.
-    """
+    """Counts ``[100, 100]`` (x, y) of points ``[n, 3]``, metres, sensor at the origin, strictly within the radii."""
     radius = np.linalg.norm(points, axis=1)
-    x, y = points[(radius > radii[0]) & (radius < radii[1]), :2].T
-    half = FIELD_M / 2
-    return np.histogram2d(x, y, bins=BINS, range=[[-half, half], [-half, half]])[0]
+    x, y = points[(radius > radii[0]) & (radius < radii[1]), :2].T.astype(np.float64)
+    # radii below half the field: every point falls into a cell
+    cells = [np.floor((axis + FIELD_M / 2) * (BINS / FIELD_M)).astype(np.intp) for axis in (x, y)]
+    counts = np.bincount(cells[0] * BINS + cells[1], minlength=BINS * BINS)
+    return counts.reshape(BINS, BINS).astype(np.float64)
 
 
 def jensen_shannon_distance(generated: Sequence[NDArray], true: Sequence[NDArray]) -> float:

@@ -8,7 +8,7 @@ sweep; and, for models with a tokenizer, what its decoder makes of the encoded t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -45,11 +45,6 @@ def constant_map(maps: Iterable[NDArray]) -> ConstantMap:
     )
     ranges = np.where(counts > 0, (low + high) / 2, np.nan).astype(np.float32)
     return ConstantMap(_filled(ranges), (counts / stack.shape[-1]).astype(np.float32))
-
-
-def previous_sweeps(maps: Sequence[NDArray], step: int = 1) -> Iterator[tuple[NDArray, NDArray]]:
-    """Pairs (prediction, truth) of the predictor "nothing has changed since ``step`` sweeps ago"."""
-    return zip(maps[:-step], maps[step:], strict=True)
 
 
 class SweepLibrary:

@@ -15,7 +15,13 @@ from ..errors import DataError
 from ..sensors import Sensor
 from .chamfer import WINDOW_M, Chamfer, chamfer, summarise
 from .drive_sums import DriveSums
-from .ladder import ConstantMap, SweepLibrary, constant_map, previous_sweeps
+from .histograms import (
+    birds_eye_histogram,
+    jensen_shannon_distance,
+    jensen_shannon_divergence,
+    maximum_mean_discrepancy,
+)
+from .ladder import ConstantMap, SweepLibrary, constant_map
 
 Pair = tuple[NDArray, NDArray | None, NDArray]
 CHAMFER_QUERIES = 20_000
@@ -31,6 +37,7 @@ def drive_report(
     window_m: tuple[float, float] = WINDOW_M,
     chamfer_queries: int | None = CHAMFER_QUERIES,
     outside_neighbours: bool = False,
+    birds_eye: bool = False,
     threshold: float = 0.5,
 ) -> dict[str, Any]:
     """Compare generated with true sweeps, on the grid of the true sensor.
@@ -49,6 +56,7 @@ def drive_report(
         window_m: true ranges that errors count, and radii that Chamfer counts.
         chamfer_queries: ``queries`` of ``chamfer``; None for all points.
         outside_neighbours: also report ``chamfer_outside_neighbours``, see ``chamfer``.
+        birds_eye: also report ``birds_eye``: JSD and MMD, see ``histograms`` (80 kB of memory per sweep).
         threshold: probability from which on a ray returns.
 
     Returns:
@@ -71,8 +79,11 @@ def drive_report(
         baseline = constant_map(true for _, _, true in pairs)
     sums = DriveSums(sensor, truth_sensor, baseline, seen, window_m, threshold)
     forms = (False, True) if outside_neighbours else (False,)
+    histograms: list[list[NDArray]] = []
 
     def distances(clouds: tuple[NDArray, NDArray]) -> list[Chamfer | None]:
+        if birds_eye:
+            histograms.append([birds_eye_histogram(cloud) for cloud in clouds])
         return [
             chamfer(*clouds, window_m, outside_neighbours=form, queries=chamfer_queries, workers=1)
             for form in forms
@@ -96,6 +107,8 @@ def drive_report(
         "definition": "mean distance generated to true + mean distance true to generated, not squared",
         "queries_per_direction": chamfer_queries,
     }
+    if birds_eye:
+        report["birds_eye"] = _birds_eye(histograms)
     return report
 
 
@@ -106,8 +119,8 @@ def ladder_report(
     constant: ConstantMap | None = None,
     training_maps: Sequence[NDArray] | None = None,
     tokenizer_maps: Sequence[NDArray] | None = None,
-    window_m: tuple[float, float] = WINDOW_M,
-    chamfer_queries: int | None = CHAMFER_QUERIES,
+    previous_maps: Sequence[NDArray | None] | None = None,
+    **options: Any,
 ) -> dict[str, dict[str, Any]]:
     """``drive_report`` of each rung of the ladder, for the same true sweeps; see ``ladder``.
 
@@ -116,6 +129,9 @@ def ladder_report(
         constant: best constant map of the training data; None: of these sweeps themselves.
         training_maps: sweeps of the training data, on the same grid, for the nearest training sweep.
         tokenizer_maps: what a tokenizer makes of each true map (its floor).
+        previous_maps: the sweep before each true one, None where there is none; by default the map before it in
+            ``true_maps``.
+        options: of ``drive_report``.
 
     Returns:
         Reports named ``best constant map``, ``previous sweep``, and where given ``nearest training sweep``
@@ -128,15 +144,28 @@ def ladder_report(
     if training_maps is not None:
         library = SweepLibrary(training_maps)
         rungs["nearest training sweep"] = ((library.nearest(true), None, true) for true in true_maps)
-    if len(true_maps) > 1:
-        rungs["previous sweep"] = ((guess, None, true) for guess, true in previous_sweeps(true_maps))
+    before = [None, *true_maps[:-1]] if previous_maps is None else previous_maps
+    if any(guess is not None for guess in before):
+        matched = zip(before, true_maps, strict=True)
+        rungs["previous sweep"] = ((guess, None, true) for guess, true in matched if guess is not None)
     if tokenizer_maps is not None:
         rungs["tokenizer floor"] = zip(tokenizer_maps, [None] * len(true_maps), true_maps, strict=True)
     return {
-        name: drive_report(
-            pairs, truth_sensor, truth_sensor, constant, window_m=window_m, chamfer_queries=chamfer_queries
-        )
+        name: drive_report(pairs, truth_sensor, truth_sensor, constant, **options)
         for name, pairs in rungs.items()
+    }
+
+
+def _birds_eye(histograms: Sequence[Sequence[NDArray]]) -> dict[str, Any]:
+    generated, true = ([h for h in side if h.any()] for side in zip(*histograms, strict=True))
+    sides = {"generated_sweeps": len(generated), "true_sweeps": len(true)}
+    if not generated or not true:
+        return sides
+    return {
+        **sides,
+        "jsd_square_root": jensen_shannon_distance(generated, true),
+        "js_divergence_nats": jensen_shannon_divergence(generated, true),
+        "mmd": maximum_mean_discrepancy(generated, true),
     }
 
 

@@ -6,7 +6,7 @@ import statistics
 import numpy as np
 import pytest
 
-from lidargen_ros.metrics.ladder import SweepLibrary, constant_map, previous_sweeps
+from lidargen_ros.metrics.ladder import SweepLibrary, constant_map
 
 
 def maps(count, seed=0, shape=(6, 16), drop=0.3):
@@ -45,14 +45,6 @@ def test_a_ray_that_never_returned_gets_a_range_from_its_row_and_no_return():
     np.testing.assert_array_equal(constant.range_map, [[10, 20, 30], [20, 20, 20]])
     np.testing.assert_array_equal(constant.returns, [[True, False, True], [False] * 3])
     assert not constant_map([np.zeros((2, 3), np.float32)]).range_map.any()
-
-
-def test_previous_sweeps_pair_each_truth_with_the_one_before():
-    given = maps(4)
-    pairs = list(previous_sweeps(given))
-    assert len(pairs) == 3
-    assert all(a is given[k] and b is given[k + 1] for k, (a, b) in enumerate(pairs))
-    assert len(list(previous_sweeps(given, step=3))) == 1
 
 
 def test_library_finds_the_sweep_it_holds_also_after_noise():

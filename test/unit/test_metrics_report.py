@@ -9,6 +9,11 @@ import pytest
 from lidargen_ros.errors import DataError, InputError
 from lidargen_ros.metrics.chamfer import chamfer
 from lidargen_ros.metrics.edges import bleeding
+from lidargen_ros.metrics.histograms import (
+    birds_eye_histogram,
+    jensen_shannon_distance,
+    maximum_mean_discrepancy,
+)
 from lidargen_ros.metrics.ladder import ConstantMap, constant_map
 from lidargen_ros.metrics.range_errors import (
     errors_by_range,
@@ -185,3 +190,29 @@ def test_ladder_orders_predictors_of_a_slowly_changing_scene():
     assert ladder["previous sweep"]["mae_m"] == pytest.approx(0.5, rel=1e-4)
     assert ladder["nearest training sweep"]["mae_m"] < ladder["best constant map"]["mae_m"]
     assert ladder["tokenizer floor"]["mae_m"] == 0
+
+
+def test_previous_sweeps_may_be_given():
+    of = sensor()
+    true = [room(of, 20.0), room(of, 30.0)]
+    ladder = ladder_report(true, of, previous_maps=[room(of, 19.0), None])
+    assert ladder["previous sweep"]["frames"] == 1
+    assert ladder["previous sweep"]["mae_m"] == pytest.approx(range_errors(true[0], room(of, 19.0))["mae_m"])
+    assert "previous sweep" not in ladder_report(true[:1], of)
+
+
+def test_birds_eye_histograms_of_a_drive():
+    of = sensor()
+    pairs = [(g, p >= 0.5, t) for g, p, t in drive(of)]
+    report = drive_report(pairs, of, of, birds_eye=True)
+    sides = [
+        [birds_eye_histogram(Sweep(m, of).points()) for m in maps]
+        for maps in zip(*((np.where(r, g, 0), t) for g, r, t in pairs), strict=True)
+    ]
+    assert report["birds_eye"]["jsd_square_root"] == pytest.approx(jensen_shannon_distance(*sides))
+    assert report["birds_eye"]["mmd"] == pytest.approx(maximum_mean_discrepancy(*sides))
+    nothing = [(np.zeros(of.shape), None, t) for _, _, t in pairs]
+    assert drive_report(nothing, of, of, birds_eye=True)["birds_eye"] == {
+        "generated_sweeps": 0,
+        "true_sweeps": 4,
+    }

@@ -140,7 +140,7 @@ def test_cloud_picture_hides_far_points_and_ignores_missing_ones():
 def test_save_picture_keeps_colours_and_names_what_it_cannot_write(tmp_path):
     path = save_picture(tmp_path / "new" / "red.png", np.full((4, 4, 3), RED, np.uint8))
     np.testing.assert_array_equal(cv2.imread(str(path))[0, 0], RED[::-1])
-    with pytest.raises(InputError, match="red.unknown"):
+    with pytest.raises(InputError, match=r"red\.unknown"):
         save_picture(tmp_path / "red.unknown", np.zeros((4, 4, 3), np.uint8))
 
 
