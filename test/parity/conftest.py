@@ -34,3 +34,14 @@ def dit_model(dit_config, golden) -> Callable[..., DiffusionModel]:
         return model.to(dtype).eval()
 
     return build
+
+
+@pytest.fixture
+def tokenizer_vectors(golden) -> Callable[[str], tuple[dict, dict]]:
+    """``tokenizer_vectors("haar")``: that file's description and its tensors."""
+
+    def read(name: str) -> tuple[dict, dict]:
+        description = json.loads(golden(f"tokenizer/{name}.json").read_text())
+        return description, load_file(golden(f"tokenizer/{name}.safetensors"))
+
+    return read
