@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One training session of a student on one GPU, from scenes to numbers: train, evaluate, time, write everything to one folder.
+
+    python tools/run_student.py student_nano --seconds 540 --out out/nano [--start-from out/earlier] [key=value ...]
+
+Files: ``result.json``, ``curve.json``, ``config.yaml``, ``baseline.npz`` (the best constant map) and the averaged weights in
+pieces of at most 15 MB (``student-0.safetensors`` ...). ``tools/make_bundle.py`` turns the folder into a bundle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from training.config import load_experiment
+from training.student.config import StudentExperiment
+from training.student.loop import StudentTrainer
+from training.student.pieces import join_pieces, write_pieces
+
+
+def timings(trainer: StudentTrainer, repeats: int = 200) -> dict[str, float]:
+    """Median milliseconds of one frame (pixels already looked up), batch 1: eager, and replayed as one CUDA graph."""
+    student = trainer.ema.model
+    data = trainer.stream(torch.tensor([trainer.config.data.first_seed - 1]), exact_only=True)
+
+    def frame() -> torch.Tensor:
+        with torch.no_grad(), trainer.autocast():
+            return student.estimate(data.pixels, data.rays).code  # type: ignore[operator]
+
+    result = {"eager_ms": median_ms(frame, repeats)}
+    if trainer.device.type == "cuda":
+        side = torch.cuda.Stream()
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                frame()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            frame()
+        result["cuda_graph_ms"] = median_ms(graph.replay, repeats)
+    return result
+
+
+def median_ms(call, repeats: int) -> float:
+    for _ in range(5):
+        call()
+    times = []
+    for _ in range(repeats):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        call()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        times.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(times)
+
+
+def commit() -> str:
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("experiment")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--seconds", type=float, required=True, help="of training; evaluation comes on top")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--start-from", type=Path, help="folder of an earlier session whose weights to continue"
+    )
+    parser.add_argument("--final-scenes", type=int, default=256)
+    parser.add_argument("--baseline-scenes", type=int, default=256)
+    arguments = parser.parse_args()
+    started = time.perf_counter()
+
+    config = load_experiment(StudentExperiment, arguments.experiment, arguments.overrides)
+    config = replace(config, max_seconds=arguments.seconds)
+    out: Path = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
+    if arguments.start_from:
+        joined = out / "start.safetensors"
+        join_pieces(arguments.start_from, joined)
+        config = replace(config, start_from=str(joined))
+    trainer = StudentTrainer(config, out)
+    print(f"ready after {time.perf_counter() - started:.0f} s on {trainer.device}", flush=True)
+    trained = trainer.run()
+    write_pieces(trainer.ema.model, config.model, out)
+    (out / "student.safetensors").unlink()
+    (out / "start.safetensors").unlink(missing_ok=True)
+
+    maps = trainer.constant_map(arguments.baseline_scenes)
+    np.savez_compressed(
+        out / "baseline.npz",
+        range_cm=(maps[0] * 100).round().numpy().astype(np.uint16),
+        returns=maps[1].numpy() > 0.5,
+    )
+    cuda = torch.cuda.is_available()
+    result = {
+        **trained,
+        "model": trainer.evaluate(arguments.final_scenes),
+        "constant_map": trainer.ladder(maps, arguments.final_scenes),
+        "timings": timings(trainer),
+        "machine": torch.cuda.get_device_name() if cuda else "CPU",
+        "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0,
+        "torch": torch.__version__, "commit": commit(), "command": " ".join(sys.argv),
+    }  # fmt: skip
+    (out / "result.json").write_text(json.dumps(result, indent=1))
+    print(
+        f"samples {result['samples']}, {result['samples_per_second']:.0f}/s, {result['machine']}, {result['timings']}"
+    )
+    for name in result["model"]:
+        print(
+            f"{name:18s} model {result['model'][name]:.4f}   constant map {result['constant_map'][name]:.4f}"
+        )
+
+
+if __name__ == "__main__":
+    main()
