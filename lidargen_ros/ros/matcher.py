@@ -70,21 +70,19 @@ class Matcher:
         *,
         tolerance_s: float = 0.02,
         min_cameras: int = 0,
-        reference: str | None = None,
         max_wait_s: float = 0.5,
-        depth: int = 15,
         jump_back_s: float = 1.0,
+        depth: int = 15,
         silent_s: float = 1.0,
+        reference: str | None = None,
     ) -> None:
         self.cameras = tuple(cameras)
         self.reference = self.cameras[0] if reference is None else reference
         if self.reference not in self.cameras or len(set(self.cameras)) != len(self.cameras):
             raise ConfigError(f"cameras {self.cameras} must be different and contain {self.reference!r}")
-        if not 0 <= min_cameras <= len(self.cameras):
-            raise ConfigError(f"min_cameras {min_cameras} must lie between 0 and {len(self.cameras)}")
-        self.tolerance_ns = round(tolerance_s * 1e9)
-        self.min_cameras = min_cameras or len(self.cameras)
-        self._max_wait_ns, self._jump_ns = round(max_wait_s * 1e9), round(jump_back_s * 1e9)
+        self.tune(
+            tolerance_s=tolerance_s, min_cameras=min_cameras, max_wait_s=max_wait_s, jump_back_s=jump_back_s
+        )
         self._silent_ns, self._depth = round(silent_s * 1e9), depth
         self._others = tuple(c for c in self.cameras if c != self.reference)
         self._buffers: dict[str, deque[Frame]] = {c: deque() for c in self.cameras}
@@ -95,6 +93,14 @@ class Matcher:
         self.counters = MatcherCounters()
         self.offset_ns: dict[str, int | None] = dict.fromkeys(self._others)
         """Nearest stamp of each camera minus the reference's, when last decided; None: no frame."""
+
+    def tune(self, *, tolerance_s: float, min_cameras: int, max_wait_s: float, jump_back_s: float) -> None:
+        """Change the rules from the next frame on. Raises ConfigError."""
+        if not 0 <= min_cameras <= len(self.cameras):
+            raise ConfigError(f"min_cameras {min_cameras} must lie between 0 and {len(self.cameras)}")
+        self.min_cameras = min_cameras or len(self.cameras)
+        self.tolerance_ns = round(tolerance_s * 1e9)
+        self._max_wait_ns, self._jump_ns = round(max_wait_s * 1e9), round(jump_back_s * 1e9)
 
     @property
     def waiting(self) -> int:
@@ -231,8 +237,12 @@ class Matcher:
         else:
             self.counters.ignored[f"{reason}:{camera}"] += 1
 
+    def jump_back(self, stamp_ns: int) -> None:
+        """Time restarted at ``stamp_ns``: frames stamped later belong to the past run and are forgotten."""
+        if any(newest > stamp_ns + self._jump_ns for newest in self._newest.values()):
+            self._jump(stamp_ns)
+
     def _jump(self, stamp_ns: int) -> None:
-        """Time restarted: what is stamped later than the new time belongs to the past run."""
         self.counters.jumps += 1
         limit = stamp_ns + self._jump_ns // 2
         references = self._buffers[self.reference]

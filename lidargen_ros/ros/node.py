@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The node ``lidargen``: three cameras in, a LiDAR out. Topics, parameters and diagnostics are in docs/node.md."""
+
+import json
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import rclpy
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode
+from rclpy.signals import SignalHandlerOptions
+from std_srvs.srv import Trigger
+
+from ..cameras import Rig
+from ..errors import CalibrationError, ConfigError, LidargenError
+from . import compat
+from .calibration import InfoCalibration, chosen_rig
+from .diagnostics import Diagnostics
+from .health import Health, Status
+from .inputs import CameraInputs
+from .lifecycle import reported, start
+from .matcher import Frame, FrameSet
+from .outputs import Outputs
+from .parameters import PARAMETERS, Settings, declare
+from .pipeline import Generator, Pipeline
+from .reporter import Reporter
+from .statistics import Statistics
+from .synchronizer import make_matcher, tune
+from .worker import Worker
+
+MakeGenerator = Callable[..., Generator]
+Job = tuple[FrameSet, Settings]
+
+
+def load_generator(bundle: str, **options: Any) -> Generator:
+    """The generator of a bundle; imported here so that `--help` and tests stay light."""
+    from ..generator import LidarGenerator
+
+    return LidarGenerator.from_bundle(bundle, **options)
+
+
+class LidarNode(LifecycleNode):
+    """Configure loads and warms up the model, activate subscribes and works, deactivate stops, cleanup frees.
+
+    Args:
+        make_generator: makes the generator from bundle, engine and threads.
+
+    Raises:
+        ConfigError: a parameter has a wrong type or value.
+    """
+
+    def __init__(self, make_generator: MakeGenerator = load_generator, **options: Any) -> None:
+        super().__init__("lidargen", **options)
+        self._make_generator = make_generator
+        self.settings = declare(self)
+        compat.add_parameter_callbacks(self, self._validate, self._apply)
+        self.reporter = Reporter(self.get_logger())
+        self.health = Health()
+        self.statistics = Statistics(self.settings.cameras)
+        self.matcher = make_matcher(self.settings)
+        self._generator: Generator | None = None
+        self._outputs: Outputs | None = None
+        self._pipeline: Pipeline | None = None
+        self._inputs: CameraInputs | None = None
+        self._worker: Worker[Job] | None = None
+        self._calibrator: Worker[Rig] | None = None
+        self._calibration: InfoCalibration | None = None
+        self._calibrated = False
+        self._jump_handle: Any = None
+        self._timer: Any = None
+        self.create_service(Trigger, "~/statistics", self._on_statistics)
+        self._diagnostics = Diagnostics(self, self.settings.diagnostics_period, self._statuses)
+
+    # --- transitions ---------------------------------------------------------------------------------------------
+
+    @reported("loading the model", "inactive")
+    def on_configure(self, state: Any) -> None:
+        """Load, check and warm up the bundle; create the publishers."""
+        s = self.settings
+        self._generator = self._make_generator(s.bundle, engine=s.engine, threads=s.threads or None)
+        rig = chosen_rig(self._generator.rig, s)
+        self._generator.set_rig(rig)
+        self._calibrated = s.calibration == "rig"
+        self._calibration = None if self._calibrated else InfoCalibration(rig, s)
+        black = [np.zeros((v.camera.height, v.camera.width, 3), np.uint8) for v in rig.views]
+        self._generator(black, steps=s.steps or None)
+        self._outputs = Outputs(self, s)
+        self._pipeline = Pipeline(
+            self._generator,
+            self._outputs.publish,
+            self.statistics,
+            self.reporter,
+            lambda: self.get_clock().now().nanoseconds,
+            compat.cv_bridge_converter(),
+        )
+        self._publish_metadata()
+        model = self._generator.describe()
+        self.get_logger().info(f"model {model.get('model')} on {model.get('engine')}, {model.get('machine')}")
+        super().on_configure(state)
+
+    @reported("activating", "active")
+    def on_activate(self, state: Any) -> None:
+        """Subscribe and start working."""
+        super().on_activate(state)
+        assert self._pipeline is not None
+        self.statistics.activated()
+        self._worker = Worker(
+            "generate",
+            self._pipeline,
+            replaced=lambda _: self.statistics.drop("replaced"),
+            failed=self._on_failure,
+        )
+        self._calibrator = Worker(
+            "calibrate", self._recalibrate, replaced=lambda _: None, failed=self._on_failure
+        )
+        on_info = self._on_info if self._calibration else None
+        self._inputs = CameraInputs(self, self.settings, self._on_frame, on_info)
+        self._timer = self.create_timer(1.0, self._inputs.choose_transports)
+        backwards = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1_000_000))
+        self._jump_handle = self.get_clock().create_jump_callback(
+            backwards, post_callback=self._on_clock_jump
+        )
+        for warning in compat.transport_warnings():
+            self.get_logger().warning(warning)
+
+    @reported("deactivating", "inactive")
+    def on_deactivate(self, state: Any) -> None:
+        """Stop within the frame at hand, which is still published."""
+        self._stop_working()
+        super().on_deactivate(state)
+
+    @reported("cleaning up", "unconfigured")
+    def on_cleanup(self, state: Any) -> None:
+        """Free the model."""
+        self._free()
+        super().on_cleanup(state)
+
+    @reported("shutting down", "finalized")
+    def on_shutdown(self, state: Any) -> None:
+        """Stop and free, from any state."""
+        self._stop_working()
+        self._free()
+        super().on_shutdown(state)
+
+    @reported("handling an error", "unconfigured")
+    def on_error(self, state: Any) -> None:
+        """After an exception in a transition: give everything back, keep the reason."""
+        trouble = self.health.trouble
+        self._stop_working()
+        self._free()
+        self.health.trouble = trouble
+
+    def _stop_working(self) -> None:
+        if self._inputs is not None:
+            self._inputs.close()
+        if self._timer is not None:
+            self.destroy_timer(self._timer)
+        if self._jump_handle is not None:
+            self._jump_handle.unregister()
+        self.matcher.reset("deactivated")
+        for worker in (self._worker, self._calibrator):
+            if worker is not None and not worker.stop():
+                self.get_logger().error("the frame at hand did not end within 10 s; it is left behind")
+        self._inputs = self._timer = self._jump_handle = self._worker = self._calibrator = None
+
+    def _free(self) -> None:
+        if self._pipeline is not None:
+            self._pipeline.close()
+        if self._outputs is not None:
+            self._outputs.close()
+        if self._generator is not None:
+            self._generator.close()
+        self._pipeline = self._outputs = self._generator = None
+
+    # --- data ------------------------------------------------------------------------------------------------------
+
+    def _on_frame(self, camera: str, frame: Frame) -> None:
+        known, picture = self.statistics.cameras[camera], frame.payload
+        known.rate.tick()
+        known.transport = picture.transport
+        if frame.stamp_ns == 0:
+            self.reporter.warning(
+                f"{picture.topic} stamp", f"{picture.topic}: images are stamped 0; the driver must stamp them"
+            )
+        jumps = self.matcher.counters.jumps
+        sets = self.matcher.add(camera, frame)
+        if self.matcher.counters.jumps != jumps:
+            self.reporter.warning(
+                "time", f"{picture.topic}: stamps went backwards (a bag that loops?); matching starts anew"
+            )
+        for found in sets:
+            self._submit(found)
+
+    def _submit(self, found: FrameSet) -> None:
+        if self._worker is None:
+            self.statistics.drop("deactivated")
+        elif not self._calibrated:
+            self.statistics.drop("no_calibration")
+            missing = self._calibration.missing if self._calibration else []
+            topics = ", ".join(f"{c}/camera_info" for c in missing) or "camera_info"
+            self.reporter.warning("calibration", f"no usable calibration yet on {topics}: images are dropped")
+        else:
+            self._worker.submit((found, self.settings))
+
+    def _on_info(self, camera: str, topic: str, info: Any) -> None:
+        if self._calibration is None or self._calibrator is None:
+            return
+        try:
+            rig = self._calibration.update(camera, topic, info)
+        except CalibrationError as e:
+            self.statistics.note(f"bad_calibration:{camera}")
+            self.reporter.warning(topic, f"{e}; the message is not used")
+            return
+        if rig is not None:
+            self._calibrator.submit(rig)
+
+    def _recalibrate(self, rig: Rig) -> None:
+        """On the calibrator's thread; frames in flight finish with the old maps."""
+        assert self._generator is not None
+        self._generator.set_rig(rig)
+        self._calibrated = True
+        self.statistics.note("calibrations")
+        self._publish_metadata()
+        self.get_logger().info("ray maps follow a new calibration")
+
+    def _on_failure(self, item: Any, error: Exception) -> None:
+        if isinstance(item, tuple):
+            self.statistics.drop("failed")
+        text = "".join(traceback.format_exception(error)).rstrip()
+        self.reporter.error("failure", f"{type(error).__name__}: {error}; the frame is dropped\n{text}")
+
+    def _on_clock_jump(self, _: Any) -> None:
+        self.matcher.jump_back(self.get_clock().now().nanoseconds)
+        self.reporter.warning("time", "the clock went backwards (a bag that loops?); matching starts anew")
+
+    def _publish_metadata(self) -> None:
+        if self._generator is not None and self._outputs is not None:
+            model = self._generator.describe()
+            self.health.identity = model
+            self._diagnostics.hardware_id = str(model.get("model", ""))
+            self._outputs.publish_metadata(self._generator.sensor, self._generator.rig, model, self.settings)
+
+    # --- parameters, services, diagnostics -------------------------------------------------------------------------
+
+    def _validate(self, parameters: Sequence[Any]) -> SetParametersResult:
+        values = {p.name: p.value for p in parameters if p.name in PARAMETERS}
+        try:
+            new = self.settings.changed(values)
+            if "rig" in values and self._generator is not None:
+                chosen_rig(self._generator.rig, new)
+        except LidargenError as e:
+            return SetParametersResult(successful=False, reason=str(e))
+        return SetParametersResult(successful=True)
+
+    def _apply(self, parameters: Sequence[Any]) -> None:
+        values = {p.name: p.value for p in parameters if p.name in PARAMETERS}
+        if not values:
+            return
+        self.settings = self.settings.changed(values)
+        tune(self.matcher, self.settings)
+        if "rig" in values and self._generator is not None and self._calibrator is not None:
+            self._calibrator.submit(chosen_rig(self._generator.rig, self.settings))
+        self._publish_metadata()
+
+    def _offsets_ms(self) -> dict[str, float | None]:
+        gaps = dict(self.matcher.offset_ns)
+        return {c: None if gap is None else round(gap / 1e6, 3) for c, gap in gaps.items()}
+
+    def _statuses(self) -> list[Status]:
+        snapshot = self.statistics.snapshot(self.matcher)
+        return self.health.statuses(snapshot, self._offsets_ms(), self.reporter.recent(), self.settings)
+
+    def _on_statistics(self, _: Any, response: Any) -> Any:
+        content = {
+            "state": self.health.state,
+            "trouble": self.health.trouble,
+            **self.statistics.snapshot(self.matcher),
+            "offsets_ms": self._offsets_ms(),
+            "subscribers": self._outputs.subscribers() if self._outputs else {},
+            "model": self.health.identity,
+        }
+        response.success, response.message = True, json.dumps(content)
+        return response
+
+    def close(self) -> None:
+        """Shut down in order, from whatever state; then the node cannot be used any more."""
+        if self.health.state != "finalized":
+            self.trigger_shutdown()
+        self._diagnostics.stop()
+        books = self.statistics.snapshot(self.matcher)
+        reasons = ", ".join(f"{k} {v}" for k, v in books["dropped_by_reason"].items()) or "none"
+        self.get_logger().info(
+            f"{books['frames_in']} frames in, {books['sweeps_out']} sweeps out, {books['dropped']} dropped ({reasons})"
+        )
+        self.destroy_node()
+
+
+def main(args: list[str] | None = None, make_generator: MakeGenerator = load_generator) -> int:
+    """Run the node until SIGINT or SIGTERM. Exit status 0, or 1 if it could not start."""
+    # Signals are handled here: rclpy's handler would take the context away from under the frame at hand.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        node = LidarNode(make_generator)
+    except ConfigError as e:
+        print(f"lidargen: {e}", file=sys.stderr)
+        rclpy.shutdown()
+        return 1
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    try:
+        if node.settings.autostart and not start(node):
+            return 1
+        while not stop.is_set() and rclpy.ok():
+            executor.spin_once(timeout_sec=0.2)
+        return 0
+    finally:
+        node.close()
+        executor.shutdown()
+        rclpy.try_shutdown()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
