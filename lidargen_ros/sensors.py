@@ -225,7 +225,10 @@ class Sensor:
         """
         given = dict(data)
         if base := given.pop("base", None):
-            given = {**load_sensor(base).to_dict(), **given}
+            inherited = load_sensor(base).to_dict()
+            if "elevations_deg" in given:  # another table: what belongs to the base's beams does not apply
+                del inherited["azimuth_offsets_deg"], inherited["source"]
+            given = {**inherited, **given}
         unknown = given.keys() - {f.name for f in fields(cls)}
         missing = {"name", "elevations_deg", "columns"} - given.keys()
         if unknown or missing:

@@ -84,10 +84,13 @@ def inside_image(pixels: NDArray, width: int, height: int) -> NDArray:
 
 
 def as_points(points: ArrayLike) -> tuple[NDArray, NDArray]:
-    """[..., 3] as float64 with non-finite entries replaced by the origin, and [...] bool: finite."""
+    """Points [..., 3] as float64 scaled to a largest coordinate of 1 (projection only depends on the direction, and
+    neither tiny nor huge points may overflow), non-finite ones as the origin; and [...] bool: finite."""
     xyz = np.asarray(points, dtype=np.float64)
     finite = np.asarray(np.isfinite(xyz).all(axis=-1))
-    return np.where(finite[..., None], xyz, 0.0), finite
+    xyz = np.where(finite[..., None], xyz, 0.0)
+    largest = np.abs(xyz).max(axis=-1, keepdims=True)
+    return np.divide(xyz, largest, out=np.zeros_like(xyz), where=largest > 0), finite
 
 
 def normalised(vectors: NDArray) -> NDArray:

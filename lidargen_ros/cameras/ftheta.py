@@ -60,8 +60,9 @@ class FThetaCamera:
         check_calibration(self.name, *self.calibration_size, self._given, self._given[1])
         if abs(np.linalg.det(self._linear)) < 1e-6:
             raise CalibrationError(f"{self.name}: the linear terms c, d, e are singular; correct the vector")
-        angle = self.max_angle
-        if not 0 < angle < np.pi or _evaluate(self.forward, angle) <= 0 or self._slope_at_limit <= 0:
+        radii = np.linspace(0, self._corner_radius, _SAMPLES)
+        falls = (np.diff(_evaluate(self.backward, radii)) <= 0).any()
+        if falls or not 0 < self.max_angle < np.pi or self._slope_at_limit <= 0:
             raise CalibrationError(
                 f"{self.name}: the f-theta polynomial does not rise up to the image corners"
             )
@@ -128,12 +129,13 @@ class FThetaCamera:
     @cached_property
     def max_angle(self) -> float:
         """Largest angle off the axis of the four corner pixels, radians: the valid field of view."""
+        return float(_evaluate(self.backward, self._corner_radius))
+
+    @cached_property
+    def _corner_radius(self) -> float:
         width, height = self.calibration_size
-        corners = np.array(
-            [(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)], dtype=np.float64
-        )
-        rays = self._calibration_rays(corners)
-        return float(np.float32(np.arctan2(np.hypot(rays[:, 0], rays[:, 1]), rays[:, 2]).max()))
+        corners = np.array([(0, 0), (width - 1, 0), (0, height - 1), (width - 1, height - 1)])
+        return float(np.linalg.norm(self._offsets(corners), axis=-1).max())
 
     @cached_property
     def _slope_at_limit(self) -> float:
@@ -155,16 +157,15 @@ class FThetaCamera:
         """
         xyz, finite = as_points(points)
         across = np.hypot(xyz[..., 0], xyz[..., 1])
-        angle = _published_angle(xyz) if reference else np.arctan2(across, xyz[..., 2])
+        angle = _published_angle(points) if reference else np.arctan2(across, xyz[..., 2])
         limit = self.max_angle
         inner = _evaluate(self.forward, np.minimum(angle, limit))
         radius = inner + np.maximum(angle - limit, 0.0) * self._slope_at_limit
         ratio = np.divide(radius, across, out=np.zeros_like(radius), where=across > 0)
         offset = (ratio[..., None] * xyz[..., :2]) @ self._linear.T
         pixels = (self.centre + offset) * self.scale + self.shift
-        visible = (
-            finite & (xyz[..., 2] > 0) & (angle <= limit) & inside_image(pixels, self.width, self.height)
-        )
+        within = angle <= limit * (1 + 1e-9)  # the farthest corner itself is
+        visible = finite & (xyz[..., 2] > 0) & within & inside_image(pixels, self.width, self.height)
         return pixels, visible
 
     def rays(self, pixels: NDArray) -> NDArray:
@@ -172,11 +173,14 @@ class FThetaCamera:
         return self._calibration_rays((np.asarray(pixels, dtype=np.float64) - self.shift) / self.scale)
 
     def _calibration_rays(self, pixels: NDArray) -> NDArray:
-        offset = (pixels - self.centre) @ np.linalg.inv(self._linear).T
+        offset = self._offsets(pixels)
         radius = np.hypot(offset[..., 0], offset[..., 1])
         angle = _evaluate(self.backward, radius)
         unit = np.divide(offset, radius[..., None], out=np.zeros_like(offset), where=radius[..., None] > 0)
         return np.concatenate([np.sin(angle)[..., None] * unit, np.cos(angle)[..., None]], axis=-1)
+
+    def _offsets(self, pixels: NDArray) -> NDArray:
+        return (pixels - self.centre) @ np.linalg.inv(self._linear).T
 
     def scaled(self, width: int, height: int, reference: bool = False) -> "FThetaCamera":
         """See :class:`.base.Camera`. ``reference``: without the half-pixel shift, as the published model."""
@@ -248,8 +252,8 @@ def _rounded(numbers: ArrayLike) -> NDArray:
     return np.asarray(numbers, dtype=np.float32).astype(np.float64)
 
 
-def _published_angle(xyz: NDArray) -> NDArray:
-    p = xyz.astype(np.float32)
+def _published_angle(points: ArrayLike) -> NDArray:
+    p = np.nan_to_num(np.asarray(points, dtype=np.float32))
     cosine = p[..., 2] / np.maximum(np.linalg.norm(p, axis=-1), np.finfo(np.float32).tiny)
     exact = np.arccos(np.clip(cosine, -1, 1))
     return np.where(1 - cosine < np.finfo(np.float32).eps, np.hypot(p[..., 0], p[..., 1]), exact).astype(

@@ -17,6 +17,7 @@ from .base import as_points, check_calibration, check_size, inside_image, normal
 
 _LENGTHS = (0, 4, 5, 8, 12)
 _NEWTON_STEPS = 20
+_FAR = 1e6  # tangent of an angle as good as 90 degrees
 
 
 @dataclass(frozen=True)
@@ -93,13 +94,11 @@ class PinholeCamera:
         xyz, finite = as_points(points)
         z = xyz[..., 2]
         front = finite & (z > 0)
-        xy = np.divide(xyz[..., :2], z[..., None], out=np.zeros_like(xyz[..., :2]), where=front[..., None])
-        radius = np.hypot(xy[..., 0], xy[..., 1])
-        limit = min(self.max_radius, 1e6)
-        valid = front & (radius <= limit)
+        xy = np.where(front[..., None], xyz[..., :2], 0.0) / np.maximum(z, 1 / _FAR)[..., None]
         # Beyond the limit the lens model folds back: such points are held at the limit and are not visible.
-        xy = xy * np.where(radius > limit, limit / np.maximum(radius, 1e-300), 1.0)[..., None]
-        pixels = self._distort(xy)[0] * (self.fx, self.fy) + (self.cx, self.cy)
+        held = self._held(xy)
+        valid = front & (held == xy).all(axis=-1)
+        pixels = self._distort(held)[0] * (self.fx, self.fy) + (self.cx, self.cy)
         return pixels, valid & inside_image(pixels, self.width, self.height)
 
     def rays(self, pixels: NDArray) -> NDArray:
@@ -121,10 +120,10 @@ class PinholeCamera:
         return normalised(np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1))
 
     def _held(self, xy: NDArray) -> NDArray:
-        """Keep iterates inside the radius where the model is valid."""
+        """Pulled in to the radius up to which the model is valid."""
         radius = np.hypot(xy[..., 0], xy[..., 1])
-        limit = min(self.max_radius, 1e6)
-        return xy * np.where(radius > limit, limit / np.maximum(radius, 1e-300), 1.0)[..., None]
+        limit = min(self.max_radius, _FAR)
+        return np.where((radius > limit)[..., None], xy * (limit / np.maximum(radius, limit))[..., None], xy)
 
     def scaled(self, width: int, height: int) -> "PinholeCamera":
         """See :class:`.base.Camera`."""
