@@ -55,7 +55,8 @@ class Sweep:
     def points(self) -> NDArray:
         """[N, 3] float32 of the returns, row-major, LiDAR frame at the time of each ray."""
         seen = np.flatnonzero(self.returns)
-        return self.range_map.reshape(-1, 1)[seen] * self.sensor.directions().reshape(-1, 3)[seen]
+        rays = self.sensor.directions().reshape(-1, 3)
+        return np.take(self.range_map.reshape(-1, 1), seen, axis=0) * np.take(rays, seen, axis=0)
 
     def organised_points(self) -> NDArray:
         """[rows, columns, 3] float32; NaN where nothing came back."""
