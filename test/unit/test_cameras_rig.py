@@ -2,6 +2,8 @@
 """Rigs, CameraInfo and drawing."""
 
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +24,7 @@ from lidargen_ros.cameras import (
 from lidargen_ros.cameras.draw import draw_points, z_buffer
 from lidargen_ros.colour import depth_colours, depth_limits, height_colours, table, to_uint8
 from lidargen_ros.errors import CalibrationError, ConfigError
+from lidargen_ros.sensors import load_sensor
 
 CAMERA = PinholeCamera(64, 48, 50.0, 50.0, 31.5, 23.5)
 # Looks along +x of the LiDAR, one metre ahead of it.
@@ -112,6 +115,17 @@ def test_absent_rigs():
         load_rig("nonsense")
     with pytest.raises(ConfigError, match="cannot be read"):
         load_rig("nonsense.yaml")
+
+
+def test_documented_files_load(tmp_path):
+    text = (Path(__file__).parents[2] / "docs" / "conventions.md").read_text()
+    blocks = re.findall(r"```yaml\n# (\w+)\.yaml\n(.*?)```", text, re.S)
+    assert [name for name, _ in blocks] == ["sensor", "rig"]
+    for name, block in blocks:
+        (tmp_path / f"{name}.yaml").write_text(block)
+    assert load_sensor(tmp_path / "sensor.yaml").shape == (64, 1024)
+    _, visible = load_rig(tmp_path / "rig.yaml")["front"].project(np.array([[10.0, 1, 0], [-10, 1, 0]]))
+    assert visible.tolist() == [True, False]
 
 
 def info(model="plumb_bob", d=(-0.1, 0.01, 0, 0, 0), k=(500.0, 0, 320, 0, 500, 240, 0, 0, 1), **more):
