@@ -45,12 +45,11 @@ class DriveSums:
         self.part = np.zeros(shape, np.intp) if seen is None else seen[self.index].astype(np.intp)
         self.row = np.broadcast_to(np.arange(shape[0])[:, None], shape)
 
-        groups = len(_PARTS) * _BINS  # seen or not, times bins of the true range
-        self.errors = ErrorSums(groups)
+        # groups are [dropped or returned by the generator, unseen or seen, bin of the true range]
+        self.groups = np.arange(2 * len(_PARTS) * _BINS).reshape(2, len(_PARTS), _BINS)
+        self.errors, self.baseline_errors = ErrorSums(self.groups.size), MaeSums(self.groups.size)
         self.errors_by_row = MaeSums(shape[0])
-        self.errors_all_rays = ErrorSums(groups, medians=False)
-        self.baseline_errors, self.baseline_all_rays = MaeSums(groups), MaeSums(groups)
-        self.wanted = np.zeros(groups, np.int64)  # true returns in the window
+        self.wanted = np.zeros(self.groups.size, np.int64)  # true returns in the window
         self.missed = np.zeros((2, _BINS), np.int64)  # [all true returns, those that the generator dropped]
         self.returns = [ReturnCounts(shape[0], threshold) for _ in _PARTS]
         self.bleeding = np.zeros((2, 2), np.int64)  # [generated, true] x [bleeding, judged]
@@ -83,18 +82,14 @@ class DriveSums:
     def _add_errors(self, ranges: NDArray, decided: NDArray, true: NDArray) -> None:
         """``ranges`` are the generator's on the true grid, also on rays that it decided to drop."""
         wanted = window(true, *self.window_m) & self.shared
-        group = self.part * _BINS + range_bins(true)
+        group = self.groups[decided.astype(np.intp), self.part, range_bins(true)]
         self.wanted += np.bincount(group[wanted], minlength=len(self.wanted))
-        base = self.baseline.range_map
-        both = wanted & decided
-        for counted, errors, base_errors in (
-            (both, self.errors, self.baseline_errors),
-            (wanted & (ranges > 0), self.errors_all_rays, self.baseline_all_rays),
-        ):
-            errors.add(ranges[counted], true[counted], group[counted])
-            counted = counted & (base > 0)
-            base_errors.add(base[counted], true[counted], group[counted])
-        self.errors_by_row.add(ranges[both], true[both], self.row[both])
+        counted, base = np.flatnonzero(wanted & (ranges > 0)), self.baseline.range_map.ravel()
+        ranges, true, group = ranges.ravel()[counted], true.ravel()[counted], group.ravel()[counted]
+        self.errors.add(ranges, true, group)
+        self.baseline_errors.add(base[counted], true, group)
+        returned = decided.ravel()[counted]
+        self.errors_by_row.add(ranges[returned], true[returned], self.row.ravel()[counted][returned])
 
     def _add_returns(self, score: NDArray, decided: NDArray, true: NDArray) -> None:
         # What the generator's sensor could not have measured is no return for it.
@@ -115,13 +110,13 @@ class DriveSums:
             "window_m": list(self.window_m),
             "points_mean": self.points[0] / self.frames,
             "points_true_mean": self.points[1] / self.frames,
-            **self._headline(np.arange(2 * _BINS)),
+            **self._headline(self.groups[1]),
             "return_accuracy": counts.result()["accuracy"],
-            "all_rays": self.errors_all_rays.result(),
-            "baseline_all_rays_mae_m": self.baseline_all_rays.mae(),
-            "errors": self.errors.result(),
+            "all_rays": self.errors.result(),
+            "baseline_all_rays_mae_m": self.baseline_errors.mae(),
+            "errors": self.errors.result(self.groups[1].ravel()),
             "errors_by_range": {
-                label: self.errors.result([k, k + _BINS]) for k, label in enumerate(range_labels())
+                label: self.errors.result(self.groups[1, :, k]) for k, label in enumerate(range_labels())
             },
             "mae_m_by_row": [self.errors_by_row.mae(k) for k in range(self.truth_sensor.rows)],
             "returns": counts.result(),
@@ -135,17 +130,20 @@ class DriveSums:
         if self.seen is not None:
             for number, name in enumerate(_PARTS):
                 report[name] = {
-                    **self._headline(np.arange(_BINS) + number * _BINS),
+                    **self._headline(self.groups[1, number : number + 1]),
                     "return_accuracy": self.returns[number].result()["accuracy"],
                 }
         return report
 
-    def _headline(self, groups: NDArray) -> dict[str, Any]:
-        errors, wanted = self.errors.result(groups), int(self.wanted[groups].sum())
+    def _headline(self, returned: NDArray) -> dict[str, Any]:
+        """Of the given groups ``[parts, bins]`` of returned rays."""
+        errors = self.errors.result(returned.ravel())
+        dropped = returned - self.groups[1, 0, 0]
+        wanted = int(self.wanted[[*returned.ravel(), *dropped.ravel()]].sum())
         return {
             "mae_m": errors["mae_m"],
             "abs_rel": errors["abs_rel"],
-            "baseline_mae_m": self.baseline_errors.mae(groups),
+            "baseline_mae_m": self.baseline_errors.mae(returned.ravel()),
             "rays": errors["rays"],
             "rays_share": errors["rays"] / wanted if wanted else None,
         }
@@ -161,5 +159,5 @@ def check_shape(what: str, array: NDArray, sensor: Sensor) -> None:
 
 
 def _points(range_map: NDArray, directions: NDArray) -> NDArray:
-    returns = range_map > 0
-    return range_map[returns][:, None] * directions[returns]
+    returns = np.flatnonzero(range_map > 0)
+    return range_map.ravel()[returns, None] * directions.reshape(-1, 3)[returns]

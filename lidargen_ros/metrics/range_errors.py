@@ -12,7 +12,7 @@ rmse_log       sqrt(mean g^2)
 delta_1,2,3    share with max(p/d, d/p) < 1.25^k
 silog          sqrt(mean g^2 - (mean g)^2)              KITTI depth benchmark (Uhrig et al., "Sparsity
                                                         Invariant CNNs", 3DV 2017), which prints it times 100
-median_m       median |p - d|, to the millimetre
+median_m       median |p - d|, to 0.1 % above 1 m, 1 mm below
 =============  =======================================  =====================================================
 
 A ray counts where both maps return (range > 0) and the caller's mask holds; ``rays`` says how many do.
@@ -42,7 +42,10 @@ NAMES = (
 )
 _DELTAS = tuple(1.25**k for k in (1, 2, 3))
 _TERMS = 7 + len(_DELTAS)
-_CELLS = 131_072  # of a millimetre each; an error of 131 m or more shares the last one
+_CELLS, _PER_ROOT = (
+    12_000,
+    1000.0,
+)  # cells are even in the root of the error: fine where it is small, up to 144 m
 
 
 class MaeSums:
@@ -67,7 +70,7 @@ class ErrorSums:
 
     Args:
         groups: number of groups.
-        medians: also keep the histogram of absolute errors that a median needs (1 MB per group).
+        medians: also keep the histogram of absolute errors that a median needs (96 kB per group).
     """
 
     def __init__(self, groups: int = 1, *, medians: bool = True) -> None:
@@ -86,7 +89,7 @@ class ErrorSums:
         terms += [(ratio < limit).astype(np.float32) for limit in _DELTAS]
         self.sums += np.stack([np.bincount(group, term, self.groups) for term in terms], axis=-1)
         if self.cells is not None:
-            cell = np.minimum(np.rint(error * 1000), _CELLS - 1).astype(np.intp)
+            cell = np.minimum(np.rint(np.sqrt(error) * _PER_ROOT), _CELLS - 1).astype(np.intp)
             self.cells += np.bincount(group * _CELLS + cell, minlength=self.cells.size).reshape(
                 self.cells.shape
             )
@@ -109,7 +112,7 @@ class ErrorSums:
             **{f"delta_{k + 1}": share / n for k, share in enumerate(deltas)},
         }
         if self.cells is not None:
-            values["median_m"] = _median(self.cells[select].reshape(-1, _CELLS).sum(axis=0)) / 1000
+            values["median_m"] = _median(self.cells[select].reshape(-1, _CELLS).sum(axis=0))
         return {"rays": int(n), **{name: values[name] for name in names}}
 
 
@@ -179,7 +182,8 @@ def _grouped(
 
 
 def _median(histogram: NDArray) -> float:
-    """Median cell of a histogram; the mean of the two middle ones where the count is even."""
+    """Median of a histogram of errors; the mean of the two middle ones where the count is even."""
     total = int(histogram.sum())
     below = np.cumsum(histogram)
-    return float(np.searchsorted(below, [(total - 1) // 2, total // 2], side="right").mean())
+    cells = np.searchsorted(below, [(total - 1) // 2, total // 2], side="right")
+    return float(np.square(cells / _PER_ROOT).mean())

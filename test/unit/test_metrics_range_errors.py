@@ -50,8 +50,8 @@ def slow_errors(generated, true, mask):
 
 def assert_equal(fast, slow):
     for name, value in slow.items():
-        tolerance = 2e-3 if name == "median_m" else 2e-5
-        assert fast[name] == pytest.approx(value, rel=2e-5, abs=tolerance), name
+        tolerance = 1e-3 if name == "median_m" else 2e-5  # the median comes from a histogram
+        assert fast[name] == pytest.approx(value, rel=tolerance, abs=tolerance), name
 
 
 def random_maps(seed, shape=(5, 12)):
