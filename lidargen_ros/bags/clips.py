@@ -153,6 +153,11 @@ class ClipReader:
         except (OSError, ValueError, TypeError, KeyError, RecursionError, LidargenError) as error:
             raise DataError(f"{path}: no sensor configuration ({error!r}); correct or remove it") from error
 
+    @property
+    def fps(self) -> float:
+        """Rate of the first camera's video in Hz; 0 without cameras."""
+        return self._video(self.cameras[0]).fps if self.cameras else 0.0
+
     def range_map(self, frame: str | int, folder: str = "lidar") -> NDArray:
         """[rows, columns] float32 metres, 0 = no return; ``folder="hdmap"`` reads the map panorama."""
         return read_spin(self._tar(folder), frame, self.sensor)

@@ -109,6 +109,7 @@ def convert(
                 job.run(lambda share, done=number: progress((done + share) / len(windows)))
         progress((number + 1) / len(windows))
     summary.source_dropped.update(drive.dropped)
+    summary.notes.extend(drive.notes)
     return summary
 
 

@@ -105,6 +105,7 @@ class Drive(Protocol):
         views: cameras by the name they get in the data set, the reference camera first.
         fps: rate of the reference camera.
         dropped: counts of what the loader left out, by reason; grows while events are read.
+        notes: what the loader had to assume.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Drive(Protocol):
     views: Mapping[str, View]
     fps: float
     dropped: dict[str, int]
+    notes: list[str]
 
     def windows(self, length_s: float) -> Sequence[tuple[int, int]]:
         """Pieces of at most this length, in the drive's own clock; each becomes a clip."""

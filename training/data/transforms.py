@@ -2,7 +2,7 @@
 """A small tf tree: fixed transforms and tracks of moving ones, chained between any two frames (REP-105)."""
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -43,11 +43,12 @@ class FrameTree:
         """``pose`` maps child coordinates to parent coordinates at one time."""
         self._moving.setdefault((parent.lstrip("/"), child.lstrip("/")), {})[time_ns] = pose
 
-    def forget_before(self, time_ns: int) -> None:
-        """Drop moving poses older than this, which bounds the memory."""
-        for track in self._moving.values():
-            for old in [t for t in track if t < time_ns]:
-                del track[old]
+    def copy(self) -> "FrameTree":
+        """A tree that can grow without this one."""
+        other = FrameTree()
+        other._fixed = dict(self._fixed)
+        other._moving = {edge: dict(track) for edge, track in self._moving.items()}
+        return other
 
     @property
     def frames(self) -> list[str]:
@@ -126,14 +127,10 @@ class FrameTree:
         return times, poses
 
 
-def add_tf(
-    tree: FrameTree, transforms: Iterable[Any], fixed: bool, skip: Sequence[tuple[str, str]] = ()
-) -> None:
+def add_tf(tree: FrameTree, transforms: Iterable[Any], fixed: bool) -> None:
     """Add the transforms of one TFMessage of ROS 1 or 2."""
     for stamped in transforms:
         parent, child = stamped.header.frame_id.lstrip("/"), stamped.child_frame_id.lstrip("/")
-        if (parent, child) in skip:
-            continue
         where = f"transform {parent!r} to {child!r}"
         pose = pose_matrix(stamped.transform.translation, stamped.transform.rotation, where)
         if fixed:

@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Driver clouds as turns of a sensor: rows, times, intensity, and motion compensation undone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lidargen_ros.bags.pointclouds import Cloud
+from lidargen_ros.errors import CalibrationError, DataError
+from lidargen_ros.motion import transform
+from lidargen_ros.sensor_fit import SensorFit, firing_order, fit_sensor, rings_of
+from lidargen_ros.sensors import load_sensor
+
+from .bag_config import LidarConfig
+from .drive import Spin, Track, to_ray_time
+from .recut import turn_share
+
+_SECTORS = 36
+_LEAST_SECTORS = 0.8  # of those that the sensor sweeps; a cloud with fewer is a packet, not a turn
+
+
+class CloudReader:
+    """Turns of one topic.
+
+    Args:
+        first: clouds from which the sensor is told.
+        turned: [4, 4] rotation, LiDAR frame of the driver -> x forward, y left, z up.
+        notes: takes what had to be assumed.
+
+    Attributes:
+        sensor: of the turns that :meth:`turn` gives.
+
+    Raises:
+        CalibrationError: the sensor cannot be told from the clouds and is not given.
+    """
+
+    def __init__(
+        self, first: Sequence[Cloud], config: LidarConfig, turned: NDArray, notes: list[str]
+    ) -> None:
+        self._config, self._turned = config, turned
+        first = [self._oriented(cloud) for cloud in first]
+        self._ring_rows: NDArray | None = None
+        if config.sensor:
+            self.sensor = load_sensor(config.sensor)
+            if config.rows != "elevation" and rings_of(first[0]) is not None:
+                self._ring_rows = self._known_rings(fit_sensor(first), notes)
+        else:
+            fit = fit_sensor(first, "fitted")
+            self.sensor, self._ring_rows = fit.sensor, fit.ring_rows
+            if config.rows == "elevation":
+                self._ring_rows = None
+            notes.append(
+                f"sensor fitted: {fit.sensor.rows} rows from {fit.sensor.elevations_deg[0]:.2f} to "
+                f"{fit.sensor.elevations_deg[-1]:.2f} deg, {fit.sensor.columns} columns, "
+                f"{'clockwise' if fit.sensor.clockwise else 'counter-clockwise'} from "
+                f"{fit.sensor.azimuth_start_deg:.1f} deg, {fit.sensor.spin_time_s:.3f} s"
+            )
+            notes.extend(f"sensor: {note}" for note in fit.notes)
+        self._scale = config.intensity_scale or _intensity_scale(first)
+        if self._scale != 1 and not config.intensity_scale:
+            notes.append(f"intensity divided by {self._scale:g}")
+        swept = round(_SECTORS * self.sensor.azimuth_span_deg / 360)
+        self._least_sectors = int(_LEAST_SECTORS * max(1, min(swept, _sectors(first))))
+
+    def _known_rings(self, fit: SensorFit, notes: list[str]) -> NDArray | None:
+        """Row of each ring in the given sensor, where its table is the one that made the clouds."""
+        table = fit.sensor.elevations_deg
+        rows = self.sensor.rows_of(np.deg2rad(table))
+        spacing = np.abs(np.gradient(self.sensor.elevations_deg)) if self.sensor.rows > 1 else np.array([1.0])
+        off = np.abs(self.sensor.elevations_deg[rows] - table) / spacing[rows]
+        if len(set(rows.tolist())) == len(rows) and np.median(off) < 0.25 and fit.ring_rows is not None:
+            return np.where(fit.ring_rows >= 0, rows[fit.ring_rows], -1)
+        if self._config.rows == "ring":
+            raise CalibrationError(
+                f"sensor {self.sensor.name!r} has other elevations than the rings of the clouds; use "
+                "lidar.rows=elevation, or leave lidar.sensor empty"
+            )
+        notes.append(f"rings do not fit sensor {self.sensor.name!r}: rows are told by elevation")
+        return None
+
+    def _oriented(self, cloud: Cloud) -> Cloud:
+        if np.array_equal(self._turned, np.eye(4)):
+            return cloud
+        return replace(cloud, points=transform(cloud.points, self._turned).astype(np.float32))
+
+    def start_us(self, cloud: Cloud) -> int:
+        """Time at which the turn begins."""
+        if cloud.time_s is not None and len(cloud):
+            first = float(cloud.time_s.min())
+            # The first columns may lack returns; the stamp is the start if it is that near.
+            if 0 <= first < 3 * self.sensor.spin_time_s / self.sensor.columns:
+                first = 0.0
+            return (cloud.stamp_ns + round(first * 1e9)) // 1000
+        late = self.sensor.spin_time_s if self._config.stamp_at == "end" else 0.0
+        return cloud.stamp_ns // 1000 - round(late * 1e6)
+
+    def turn(self, cloud: Cloud, next_start_us: int | None, track: Track) -> tuple[Spin, float]:
+        """The turn, every point at its own time, and the share of a turn (see recut) at which it begins.
+
+        Raises:
+            DataError: an empty cloud, or one that covers too little to be a turn.
+        """
+        cloud = self._oriented(cloud)
+        found = _sectors([cloud])
+        if found < self._least_sectors:
+            raise DataError(f"cloud covers {found * 360 // _SECTORS} deg: not a full turn")
+        start = self.start_us(cloud)
+        nominal = round(self.sensor.spin_time_s * 1e6)
+        # The end is the start of the next turn, unless clouds are missing.
+        end = start + nominal
+        if next_start_us is not None and abs(next_start_us - end) < 0.3 * nominal:
+            end = next_start_us
+        points = cloud.points
+        known = track.covers(start) and track.covers(end) and track.covers(cloud.stamp_ns // 1000)
+        cut = self._cut(cloud)
+        if self._config.deskewed != "no" and known:
+            at = {"start": start, "end": end, "stamp": cloud.stamp_ns // 1000}[self._config.deskewed]
+            poses = track.at([start, end, at])
+            points = to_ray_time(points, self._fractions(cloud, start, end, cut), *poses)
+        rows = None
+        ring = rings_of(cloud)
+        if self._ring_rows is not None and ring is not None:
+            inside = ring < len(self._ring_rows)
+            rows = np.where(inside, self._ring_rows[np.where(inside, ring, 0)], -1)
+        intensity = None
+        if cloud.intensity is not None:
+            intensity = np.clip(np.nan_to_num(cloud.intensity) / np.float32(self._scale), 0, 1)
+        return Spin(start, end, points, intensity, rows), cut
+
+    def _fractions(self, cloud: Cloud, start: int, end: int, cut: float) -> NDArray:
+        if cloud.time_s is not None:
+            seconds = cloud.time_s + (cloud.stamp_ns // 1000 - start) * 1e-6
+            return np.clip(seconds / ((end - start) * 1e-6), 0, 1)
+        return (turn_share(cloud.points, self.sensor) - cut) % 1.0
+
+    def _cut(self, cloud: Cloud) -> float:
+        """Share of a turn at the first points."""
+        order = firing_order(cloud)[: max(1, 2 * len(cloud) // self.sensor.columns)]
+        angle = np.exp(2j * np.pi * turn_share(cloud.points[order], self.sensor)).mean()
+        return float(np.angle(angle) / (2 * np.pi) % 1.0)
+
+
+def _sectors(clouds: Sequence[Cloud]) -> int:
+    """How many of 36 equal sectors of azimuth hold points, at most over the clouds."""
+    counts = [0]
+    for cloud in clouds:
+        azimuth = np.arctan2(cloud.points[:, 1], cloud.points[:, 0])
+        sector = ((azimuth + np.pi) / (2 * np.pi) * _SECTORS).astype(int) % _SECTORS
+        counts.append(len(np.unique(sector)))
+    return max(counts)
+
+
+def _intensity_scale(clouds: Sequence[Cloud]) -> float:
+    """1 for values in 0..1, 255 up to 255, else the brightest but one in a thousand."""
+    values = [cloud.intensity for cloud in clouds if cloud.intensity is not None]
+    if not values:
+        return 1.0
+    everything = np.concatenate(values)
+    top = float(np.nanmax(everything, initial=0.0))
+    return 1.0 if top <= 1 else 255.0 if top <= 255 else float(np.nanquantile(everything, 0.999))
