@@ -127,6 +127,13 @@ class BagReader:
             self._reader.close()
             self._reader = None
 
+    @property
+    def end_ns(self) -> int:
+        """Recording time just after the last message; a bag without index is scanned for it."""
+        if self._reader is not None:
+            return int(self._reader.end_time)
+        return max((time for _, time, _ in self._scan(self._files())), default=0) + 1
+
     def messages(
         self,
         topics: Collection[str] | None = None,
