@@ -76,7 +76,7 @@ def read_mean_std(path: str | Path, channels: int, per_frame: bool = False) -> L
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(
             f"{path}: not a readable mean_std file ({first_line(error)}); download it again"
         ) from error

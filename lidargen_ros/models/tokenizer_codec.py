@@ -45,47 +45,38 @@ class Tokenizer(nn.Module):
         super().__init__()
         self.network = network
         self.config = network.config
-        self.stats = (
-            None if stats is None else stats.to(network.dtype)
-        )  # published: kept in the network's dtype
+        # As in the published wrapper, statistics are kept in the network's dtype.
+        self.stats = None if stats is None else stats.to(network.dtype)
+        # Longer clips are coded in pieces, because statistics of latent frames count from the start of a piece.
         if chunk_frames is None and stats is not None and stats.frames > 1:
             chunk_frames = (stats.frames - 1) * self.config.temporal_compression + 1
-        self.chunk_frames = chunk_frames  # longer clips are coded in pieces of that many frames
+        self.chunk_frames = chunk_frames
+        self.chunk_latents = chunk_frames and (chunk_frames - 1) // self.config.temporal_compression + 1
 
     @torch.no_grad()
     def encode(self, x: Tensor) -> Tensor:
         """Normalised latent. ``InputError`` on a wrong size, ``CheckpointError`` without statistics."""
-        return self._in_pieces(
-            x, self.chunk_frames, lambda piece: self._stats().normalise(self._encode(piece))
-        )
+        stats = self._needed_stats()
+        return _in_pieces(x, self.chunk_frames, lambda piece: stats.normalise(self._encode(piece)))
 
     @torch.no_grad()
     def decode(self, z: Tensor) -> Tensor:
         """Inverse of :meth:`encode`, in the dtype of ``z``."""
-        return self._in_pieces(
-            z, self._chunk_latents(), lambda piece: self._decode(self._stats().denormalise(piece))
-        )
+        stats = self._needed_stats()
+        self._check(z, self.config.latent_channels, "latent")
+        return _in_pieces(z, self.chunk_latents, lambda piece: self._decode(stats.denormalise(piece)))
 
     @torch.no_grad()
     def encode_raw(self, x: Tensor) -> Tensor:
         """Latent as the network gives it, without statistics."""
-        return self._in_pieces(x, self.chunk_frames, self._encode)
+        return _in_pieces(x, self.chunk_frames, self._encode)
 
     @torch.no_grad()
     def decode_raw(self, z: Tensor) -> Tensor:
         """Inverse of :meth:`encode_raw`."""
-        return self._in_pieces(z, self._chunk_latents(), self._decode)
+        return _in_pieces(z, self.chunk_latents, self._decode)
 
-    def _chunk_latents(self) -> int | None:
-        return self.chunk_frames and (self.chunk_frames - 1) // self.config.temporal_compression + 1
-
-    @staticmethod
-    def _in_pieces(x: Tensor, length: int | None, run: Callable[[Tensor], Tensor]) -> Tensor:
-        if length is None or x.ndim != 5 or x.shape[2] <= length:
-            return run(x)
-        return torch.cat([run(piece) for piece in x.split(length, dim=2)], dim=2)
-
-    def _stats(self) -> LatentStats:
+    def _needed_stats(self) -> LatentStats:
         if self.stats is None:
             raise CheckpointError(
                 "this tokenizer was loaded without mean_std.pt, which a denoiser's latents need; put that file beside "
@@ -123,3 +114,9 @@ class Tokenizer(nn.Module):
             raise InputError(
                 f"{what} of {x.shape[2]} frames: an image tokenizer takes one; put frames into the batch"
             )
+
+
+def _in_pieces(x: Tensor, length: int | None, run: Callable[[Tensor], Tensor]) -> Tensor:
+    if length is None or x.ndim != 5 or x.shape[2] <= length:
+        return run(x)
+    return torch.cat([run(piece) for piece in x.split(length, dim=2)], dim=2)

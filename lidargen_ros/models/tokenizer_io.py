@@ -242,7 +242,7 @@ def read_state(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], dict[s
             ) from error
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError, OSError) as error:
         raise CheckpointError(
             f"{path}: not a readable checkpoint of plain tensors ({first_line(error)}); it is damaged or not one, "
             "get it again"

@@ -108,8 +108,11 @@ def is_torchscript(path: Path) -> bool:
     """Whether the file is a TorchScript archive (by its content: a zip with code)."""
     if not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any("/code/" in name for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except DAMAGE as error:
+        raise CheckpointError(f"{path}: damaged zip file ({first_line(error)}); download it again") from error
 
 
 def read_torchscript(path: Path) -> dict[str, Tensor]:

@@ -62,6 +62,18 @@ def test_latents_and_reconstructions(published):
             close(logvar, tensors[f"{case}/logvar"], f"{case} log-variance")
 
 
+def watch(network):
+    """Outputs by module name, filled when the network runs."""
+    seen = {}
+    for name, module in network.named_modules():
+
+        def keep(_module, _inputs, output, name=name):
+            seen[name] = output.clone()  # a copy: the activation that follows a norm works in place
+
+        module.register_forward_hook(keep)
+    return seen
+
+
 @torch.no_grad()
 def test_every_stage(published):
     _, tensors, _, network = published
@@ -69,17 +81,8 @@ def test_every_stage(published):
     if not stages:
         pytest.skip("this network's vectors have no stages")
     for case in sorted({key.split("/")[0] for key in stages}):
-        seen = {}
-        hooks = [
-            # A copy: the activation that follows a norm works in place.
-            module.register_forward_hook(
-                lambda _m, _i, output, name=name: seen.update({name: output.clone()})
-            )
-            for name, module in network.named_modules()
-        ]
+        seen = watch(network)
         network.decode(network.encode(tensors[f"{case}/input"], tensors.get(f"{case}/eps")))
-        for hook in hooks:
-            hook.remove()
         for key in stages:
             if key.startswith(f"{case}/"):
                 close(seen[key.split("/stage/")[1]], tensors[key], key)
@@ -149,5 +152,5 @@ def test_siblings_are_told_apart_and_do_not_fit_each_other(golden):
             if other == name:
                 network_from_state(state, config)
             else:
-                with pytest.raises(CheckpointError, match="missing|unexpected|wrong shape"):
+                with pytest.raises(CheckpointError, match=r"missing|unexpected|wrong shape"):
                     network_from_state(state, config)

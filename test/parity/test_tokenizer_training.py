@@ -127,4 +127,4 @@ def compare_weights(network, vectors):
             actual, expected, initial = (t[:, live] for t in (actual, expected, initial))
         # Against the way the weights went, which is what training did.
         way = (expected - initial).norm()
-        assert (actual - expected).norm() <= 2e-3 * way, f"{name}: {(actual - expected).norm() / way:.1e}"
+        assert (actual - expected).norm() <= 1e-2 * way, f"{name}: {(actual - expected).norm() / way:.1e}"
