@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ConfigError, InputError
+from ..errors import ConfigError
 from ..sensors import Sensor
 from ..sweep import Sweep
 
@@ -196,34 +196,3 @@ def fill_cloud(message: Any, cloud: Cloud, fields: list[Any], assign: Any) -> An
     message.is_dense = cloud.is_dense
     assign(message, cloud.data())
     return message
-
-
-def read_points(message: Any) -> NDArray:
-    """Structured [height, width] view of a ``PointCloud2``, fields by name.
-
-    Raises:
-        InputError: if the sizes in the message contradict its data, or a field lies outside the point.
-    """
-    data = np.frombuffer(message.data, dtype=np.uint8)
-    height, width, step = int(message.height), int(message.width), int(message.point_step)
-    row_step = int(message.row_step)
-    order = ">" if message.is_bigendian else "<"
-    kinds = {number: kind for kind, number in _DATATYPES.items()}
-    names, formats, offsets = [], [], []
-    for field in message.fields:
-        if field.datatype not in kinds:
-            raise InputError(f"point field {field.name!r} has unknown datatype {field.datatype}")
-        base = np.dtype(order + kinds[field.datatype])
-        formats.append(base if field.count in (0, 1) else np.dtype((base, (field.count,))))
-        names.append(field.name)
-        offsets.append(int(field.offset))
-        if offsets[-1] + formats[-1].itemsize > step:
-            raise InputError(f"point field {field.name!r} lies outside the point of {step} bytes")
-    needed = row_step * (height - 1) + step * width if height and width else 0
-    if row_step < step * width or data.size < needed:
-        raise InputError(
-            f"cloud of {height} x {width} points of {step} bytes needs {needed} bytes; "
-            f"the message holds {data.size}"
-        )
-    dtype = np.dtype({"names": names, "formats": formats, "offsets": offsets, "itemsize": step})
-    return np.ndarray((height, width), dtype, data if needed else None, strides=(row_step, step))

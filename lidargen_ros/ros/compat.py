@@ -12,6 +12,7 @@ import shutil
 import site
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -100,6 +101,10 @@ def process_environment(
         for key, value in MALLOC.items():
             env.setdefault(key, value)
     env["PYTHONUNBUFFERED"] = "1"
+    root = str(Path(__file__).resolve().parents[2])
+    if root not in (*site.getsitepackages(), site.getusersitepackages()):
+        paths = [p for p in env.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]
+        env["PYTHONPATH"] = os.pathsep.join([root, *paths])  # a checkout that is not installed
     return env
 
 
@@ -193,6 +198,18 @@ def cv_bridge_converter() -> Callable[[Any], NDArray] | None:
             raise InputError(f"image encoding {message.encoding!r}: cv_bridge says {e}") from e
 
     return convert
+
+
+def with_published_time(take: Callable[[bytes, int], None]) -> Callable[..., None]:
+    """A subscription callback that calls ``take(message, published_ns)``, the publisher's wall clock.
+
+    Humble does not tell; there it is the time of arrival.
+    """
+    from rclpy.subscription import Subscription
+
+    if hasattr(Subscription, "CallbackType"):
+        return lambda message, info: take(message, int(info["source_timestamp"]))
+    return lambda message: take(message, time.time_ns())
 
 
 def transport_warnings() -> list[str]:

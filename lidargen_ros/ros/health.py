@@ -96,8 +96,8 @@ class Health:
         text = {k: str(v) for k, v in values.items()}
         if self.state != "active":
             return Status("sweeps", OK, "not active", text)
-        if not now["sweeps_out"]:
-            return Status("sweeps", WARN, "waiting for the first sweep", text)
+        if now["sweeps_out"] < 3:
+            return Status("sweeps", WARN, "waiting for the first sweeps", text)
         reference = next(iter(now["cameras"].values()))
         expected = s.expected_rate or reference["rate_hz"]
         share = now["rate_hz"] / expected if expected else 1.0

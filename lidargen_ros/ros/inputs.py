@@ -10,6 +10,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from . import qos
 from .matcher import Frame
+from .messages import stamp_ns
 from .parameters import Settings
 
 RAW, COMPRESSED = "raw", "compressed"
@@ -24,11 +25,6 @@ class Picture:
     transport: str
     topic: str
     received: float  # time.monotonic()
-
-
-def stamp_ns(header: Any) -> int:
-    """Stamp of a message header, nanoseconds."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
 class CameraInputs:

@@ -54,6 +54,11 @@ SUPPORTED_ENCODINGS = tuple(_ENCODINGS)
 _READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # calibration belongs to the pixels as stored
 
 
+def stamp_ns(header: Any) -> int:
+    """Stamp of a message header, nanoseconds."""
+    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+
+
 def image_to_rgb(
     message: Any, *, max_pixels: int = MAX_PIXELS, otherwise: Callable[[Any], NDArray] | None = None
 ) -> NDArray:

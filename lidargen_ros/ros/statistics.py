@@ -18,7 +18,7 @@ STAGES = ("match", "wait", "decode", "generate", "publish", "total")
 
 AGE_BINS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 _KEPT = 4096  # samples per percentile, the newest
-_WINDOW_S = 5.0
+_WINDOW_S = 10.0
 
 
 class Rate:

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from lidargen_ros.bags.pointclouds import cloud_from_message
 from lidargen_ros.errors import ConfigError, InputError
 from lidargen_ros.ros import clouds, messages
 from lidargen_ros.sensors import Sensor
@@ -270,6 +271,32 @@ def as_message(cloud: clouds.Cloud) -> Message:
     return clouds.fill_cloud(Message(), cloud, fields, assign)
 
 
+def read_points(message: Message) -> np.ndarray:
+    """Structured [height, width] view by the message's own fields."""
+    kinds = {2: "u1", 4: "<u2", 6: "<u4", 7: "<f4"}
+    dtype = np.dtype(
+        {
+            "names": [f.name for f in message.fields],
+            "formats": [kinds[f.datatype] for f in message.fields],
+            "offsets": [f.offset for f in message.fields],
+            "itemsize": message.point_step,
+        }
+    )
+    return np.frombuffer(message.data, dtype).reshape(message.height, message.width)
+
+
+@pytest.mark.parametrize("point_type", EXPECTED)
+def test_the_project_reads_its_own_clouds(point_type) -> None:
+    s = sweep()
+    message = as_message(clouds.CloudPacker(SENSOR, point_type, spin=True).pack(s))
+    message.header = Message(stamp=Message(sec=0, nanosec=5), frame_id="lidar")
+    cloud = cloud_from_message(message)
+    want = s.organised_points()
+    if point_type == "velodyne":
+        want = want.swapaxes(0, 1)
+    np.testing.assert_array_equal(cloud.points, want[np.isfinite(want[..., 0])])
+
+
 @pytest.mark.parametrize("point_type", EXPECTED)
 def test_layouts_are_those_of_the_drivers(point_type) -> None:
     dtype = clouds.point_dtype(point_type)
@@ -285,7 +312,7 @@ def test_layouts_are_those_of_the_drivers(point_type) -> None:
 def test_clouds_read_back(point_type, organised) -> None:
     s = sweep()
     message = as_message(clouds.CloudPacker(SENSOR, point_type, organised=organised).pack(s))
-    out = clouds.read_points(message)
+    out = read_points(message)
     assert len(message.data) == message.height * message.row_step
     xyz = np.stack([out["x"], out["y"], out["z"]], axis=-1)
     if organised:
@@ -304,7 +331,7 @@ def test_clouds_read_back(point_type, organised) -> None:
 def test_field_values() -> None:
     s = sweep()
     seen = s.returns
-    full = clouds.read_points(as_message(clouds.CloudPacker(SENSOR, "xyzircaedt", spin=True).pack(s)))
+    full = read_points(as_message(clouds.CloudPacker(SENSOR, "xyzircaedt", spin=True).pack(s)))
     np.testing.assert_array_equal(full["channel"], np.broadcast_to(np.arange(6)[:, None], SENSOR.shape))
     np.testing.assert_array_equal(full["return_type"], seen)
     np.testing.assert_array_equal(full["intensity"], np.rint(np.where(seen, s.intensity, 0) * 255))
@@ -314,10 +341,10 @@ def test_field_values() -> None:
         full["elevation"][seen], np.arcsin(full["z"] / full["distance"])[seen], atol=1e-5
     )
     np.testing.assert_allclose(full["time_stamp"][0] * 1e-9, s.column_times, atol=1e-9)
-    ouster = clouds.read_points(as_message(clouds.CloudPacker(SENSOR, "ouster").pack(s)))
+    ouster = read_points(as_message(clouds.CloudPacker(SENSOR, "ouster").pack(s)))
     np.testing.assert_array_equal(ouster["range"], np.rint(s.range_map * 1000))
     assert not ouster["t"].any()  # a snapshot unless asked for the spin
-    velodyne = clouds.read_points(as_message(clouds.CloudPacker(SENSOR, "velodyne").pack(s)))
+    velodyne = read_points(as_message(clouds.CloudPacker(SENSOR, "velodyne").pack(s)))
     np.testing.assert_array_equal(velodyne["ring"][0], np.arange(6)[::-1])  # ring 0 looks lowest
     assert np.nanmean(velodyne["z"][:, 0]) > np.nanmean(velodyne["z"][:, -1])
 
@@ -340,22 +367,14 @@ def test_empty_and_full_sweeps() -> None:
     message = as_message(clouds.CloudPacker(SENSOR, organised=False).pack(empty))
     assert (message.height, message.width, message.is_dense) == (1, 0, True)
     assert [f.name for f in message.fields] == [f[0] for f in IRC]
-    assert clouds.read_points(message).size == 0
+    assert read_points(message).size == 0
     full = Sweep(np.full(SENSOR.shape, 9, np.float32), SENSOR)
     assert clouds.CloudPacker(SENSOR).pack(full).is_dense is True
 
 
-def test_unknown_layouts_and_clouds_that_lie() -> None:
+def test_unknown_layouts() -> None:
     with pytest.raises(ConfigError, match="point_type 'xyz' is not known; use one of xyzi, "):
         clouds.CloudPacker(SENSOR, "xyz")
-    message = as_message(clouds.CloudPacker(SENSOR).pack(sweep()))
-    message.height = 10_000_000
-    with pytest.raises(InputError, match="the message holds"):
-        clouds.read_points(message)
-    message = as_message(clouds.CloudPacker(SENSOR).pack(sweep()))
-    message.fields[0].offset = 15
-    with pytest.raises(InputError, match="lies outside the point"):
-        clouds.read_points(message)
 
 
 def test_range_images() -> None:
