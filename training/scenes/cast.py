@@ -109,37 +109,42 @@ def blocked(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
     return torch.minimum(t, hit_ellipsoids(prims, o, d, time).amin(-1)) < FAR
 
 
-# Marching distances for the ground, metres: dense nearby, where kerbs and bumps are seen from above.
-_STEPS = [0.4 * (260.0 / 0.4) ** (k / 19) for k in range(20)]
+_STEPS, _FIRST_STEP, _LAST_STEP = 24, 0.3, 300.0
+_RATIO = (_LAST_STEP / _FIRST_STEP) ** (1.0 / (_STEPS - 1))
+
+
+def _step_distance(k: Tensor) -> Tensor:
+    """Marching distances in metres, geometric: dense nearby, where kerbs and bumps are seen from above; 0 for k < 0."""
+    return torch.where(k >= 0.0, _FIRST_STEP * torch.pow(_RATIO, k), 0.0)
 
 
 def _march(ground: Tensor, origin: Vec, direction: Vec, lift: Tensor) -> Tensor:
-    """Distance to the height field raised by ``lift``: first change of sign, then three secant steps."""
-    ox, oy, oz = origin
-    dx, dy, dz = direction
+    """Distance to the height field raised by ``lift``: first change of sign over the steps, then secant steps."""
+    k = torch.arange(_STEPS, device=ground.device, dtype=torch.float32)
+    steps = _step_distance(k)
+    o, d = _expand(origin), _expand(direction)
+    over = o[2] + d[2] * steps - lift[..., None] - height(ground, o[0] + d[0] * steps, o[1] + d[1] * steps)
+    first = torch.where(over <= 0.0, k, float(_STEPS)).amin(-1)
 
-    def above(t: Tensor | float) -> Tensor:
-        return oz + dz * t - lift - height(ground, ox + dx * t, oy + dy * t)
+    def above(t: Tensor) -> Tensor:
+        return (
+            origin[2]
+            + direction[2] * t
+            - lift
+            - height(ground, origin[0] + direction[0] * t, origin[1] + direction[1] * t)
+        )
 
-    start = above(0.0)
-    low, high = torch.zeros_like(start), torch.full_like(start, FAR)
-    f_low, f_high = start, -torch.ones_like(start)
-    found, before = torch.zeros_like(start, dtype=torch.bool), start
-    last = 0.0
-    for step in _STEPS:
-        now = above(step)
-        crossing = ~found & (now <= 0.0)
-        low, f_low = torch.where(crossing, last, low), torch.where(crossing, before, f_low)
-        high, f_high = torch.where(crossing, step, high), torch.where(crossing, now, f_high)
-        found, before, last = found | crossing, now, step
-    for _ in range(3):
+    low, high = _step_distance(first - 1.0), _step_distance(first)
+    f_low, f_high = above(low), above(high)
+    found = (first < _STEPS) & (above(torch.zeros_like(low)) > 0.0)
+    for _ in range(2):
         middle = low + (high - low) * (f_low / (f_low - f_high).clamp(min=1e-9)).clamp(0.0, 1.0)
         f = above(middle)
         inside = f <= 0.0
         high, f_high = torch.where(inside, middle, high), torch.where(inside, f, f_high)
         low, f_low = torch.where(inside, low, middle), torch.where(inside, f_low, f)
     t = low + (high - low) * (f_low / (f_low - f_high).clamp(min=1e-9)).clamp(0.0, 1.0)
-    return torch.where(found & (start > 0.0), t, FAR)
+    return torch.where(found, t, FAR)
 
 
 def ground_hit(ground: Tensor, origin: Vec, direction: Vec) -> tuple[Tensor, Tensor]:

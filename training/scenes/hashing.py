@@ -5,8 +5,6 @@ Worlds are drawn with a 64-bit mixer (SplitMix64 finaliser; Steele, Lea, Flood 2
 noise with a 32-bit one (Wellons' ``lowbias32`` constants). Integer overflow wraps, as in two's complement.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -47,23 +45,36 @@ def _mix32(x: Tensor) -> Tensor:
     return x ^ _shift(x, 16, 32)
 
 
+_ODD = (73_856_093, 19_349_663, 83_492_791, 49_979_687)
+
+
+def _combine(keys: tuple[Tensor | int, ...]) -> Tensor:
+    """One int32 from several integers: a linear combination, to be mixed afterwards."""
+    parts = [
+        (k.to(torch.int32) if isinstance(k, Tensor) else k) * odd for k, odd in zip(keys, _ODD, strict=False)
+    ]
+    return sum(parts[1:], parts[0])
+
+
 def hash_int(*keys: Tensor | int) -> Tensor:
-    """Mix integers (tensors broadcast against one another; the first must be one) into one int32 hash."""
-    first, *rest = keys
-    x = _mix32(first.to(torch.int32) + 0x3779B9)
-    for key in rest:
-        x = _mix32(x * 31 + (key.to(torch.int32) if isinstance(key, Tensor) else key))
-    return x
+    """Mix up to four integers (tensors broadcast against one another; small numbers) into one int32."""
+    return _mix32(_combine(keys))
 
 
 def hash_unit(*keys: Tensor | int) -> Tensor:
-    """Mix integer tensors into one float32 in [0, 1). The first key must be a tensor."""
+    """Mix up to four integers into one float32 in [0, 1)."""
     return _shift(hash_int(*keys), 8, 32).to(torch.float32) * 2.0**-24
 
 
+def lattice_unit(ix: Tensor, iy: Tensor, key: Tensor) -> Tensor:
+    """A float32 in [0, 1) for each lattice point and key: half a mix, good enough for textures and cheap."""
+    x = _combine((ix, iy, key))
+    x = (x ^ _shift(x, 16, 32)) * _LOW1
+    return _shift(x, 8, 32).to(torch.float32) * 2.0**-24
+
+
 def hash_normal(*keys: Tensor | int) -> Tensor:
-    """Standard normal numbers from integer keys (Box and Muller)."""
+    """Nearly normal numbers (mean 0, standard deviation 1, at most 3) from integers: the sum of three uniforms."""
     h = hash_int(*keys)
-    a = _shift(h, 8, 32).to(torch.float32) * 2.0**-24
-    b = _shift(_mix32(h + 0x51ED27), 8, 32).to(torch.float32) * 2.0**-24
-    return torch.sqrt(-2.0 * torch.log(a + 2.0**-25)) * torch.cos(2.0 * math.pi * b)
+    total = _shift(h, 22, 32) + (_shift(h, 11, 32) & 1023) + (h & 1023)
+    return total.to(torch.float32) * (2.0 / 1023.0) - 3.0

@@ -13,6 +13,7 @@ in as large pieces as memory allows; on the CPU they run eagerly in small pieces
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -26,23 +27,23 @@ from .cast import FAR, Vec, blocked, ground_hit, nearest
 from .ego import Ego, advance, rotation, sample_ego
 from .hashing import hash_int
 from .sensors_sim import develop, lidar_return
-from .shade import KINDS, NONE, radiance, surface
-from .world import LAYOUTS, LIGHT, PRIMITIVES, Worlds, make_worlds
+from .shade import radiance, sun_direction
+from .surfaces import Surface, ground_surface, merge, object_surface
+from .world import KINDS, LAYOUTS, NONE, PRIMITIVES, Worlds, make_worlds
 
 __all__ = [
-    "KINDS", "LAYOUTS", "Ego", "Worlds", "advance", "fit_rig", "make_worlds", "render_cameras", "render_depth", "render_lidar", "rig_rays",
+    "KINDS", "LAYOUTS", "Ego", "Worlds", "advance", "fit_rig", "make_worlds",
+    "render_cameras", "render_depth", "render_lidar", "rig_rays",
     "sample_ego",
 ]  # fmt: skip
+
+Run = Callable[[Callable[..., Any]], Callable[..., Any]]
+"""Makes a stage of the pipeline ready to run: compiled, or as it is."""
 
 _EAGER_PAIRS = (
     12_000_000  # rays x primitives per piece: bounds the memory of the eager path (about 50 MB an array)
 )
-_COMPILED_RAYS = 24_000_000  # rays per piece: bounds the images and ray arrays of the compiled path
-
-
-def _light_vector(light: Tensor, first: str) -> Vec:
-    start = LIGHT.index(first)
-    return tuple(light[:, start + i].reshape(-1, 1, 1) for i in range(3))
+_COMPILED_RAYS = 12_000_000  # rays per piece of the compiled path: about 3 GB of surfaces
 
 
 def _rotate(matrix: Tensor, v: Vec) -> Vec:
@@ -52,22 +53,17 @@ def _rotate(matrix: Tensor, v: Vec) -> Vec:
     )
 
 
-def _lidar_core(prims: Tensor, ground: Tensor, directions: Tensor, row: Tensor, column: Tensor, position: Tensor, angles: Tensor,
-                velocity: Tensor, yaw_rate: Tensor, times: Tensor, key: Tensor, max_range: float, noise: bool):  # fmt: skip
-    """Rays ``[1 or B, rows, C, 3]`` of one piece; position ``[B, 3]``, angles ``[B, 3]`` (yaw, pitch, roll), times ``[C]``."""
+def _lidar_rays(directions: Tensor, ego: Tensor, times: Tensor) -> tuple[Vec, Vec, Tensor]:
+    """World origins ``[B, 1, C]``, directions ``[B, rows, C]``, times ``[1, 1, C]`` of rays ``[1 or B, rows, C, 3]``.
+
+    ``ego`` is ``[B, 10]``: position, yaw, pitch, roll, velocity, yaw rate.
+    """
+    e = ego[:, :, None, None].unbind(1)
     t = times[None, None, :]
-    yaw = angles[:, 0, None, None] + yaw_rate[:, None, None] * t
-    turn = rotation(yaw, angles[:, 1, None, None] + 0.0 * yaw, angles[:, 2, None, None] + 0.0 * yaw)
+    yaw = e[3] + e[9] * t
+    turn = rotation(yaw, e[4] + 0.0 * yaw, e[5] + 0.0 * yaw)
     d = _rotate(turn, tuple(directions[..., i] for i in range(3)))
-    o = tuple(position[:, i, None, None] + velocity[:, i, None, None] * t for i in range(3))
-    t_object, index = nearest(prims, o, d, t)
-    t_ground, face = ground_hit(ground, o, d)
-    hit = surface(prims, ground, o, d, t, t_object, index, t_ground, face, 0.002)
-    distance = torch.minimum(t_object, t_ground)
-    keys = (key[:, None, None], row[None, :, None], column[None, None, :])
-    ranges, intensity = lidar_return(hit, d, distance, max_range, noise, keys)
-    seen_kind = torch.where(distance <= max_range, hit.kind, NONE)
-    return ranges, intensity, seen_kind.to(torch.int8)
+    return tuple(e[i] + e[6 + i] * t for i in range(3)), d, t
 
 
 def _camera_rays(origins: Tensor, directions: Tensor, position: Tensor, turn: Tensor) -> tuple[Vec, Vec]:
@@ -78,45 +74,91 @@ def _camera_rays(origins: Tensor, directions: Tensor, position: Tensor, turn: Te
     return tuple(a + position[:, i, None, None] for i, a in enumerate(o)), d
 
 
-def _camera_core(prims: Tensor, ground: Tensor, light: Tensor, origins: Tensor, directions: Tensor, pixel: Tensor, radius: Tensor,
-                 position: Tensor, turn: Tensor, camera_key: Tensor, angle: float, shadows: bool, noise: bool) -> Tensor:  # fmt: skip
+def _visible(
+    prims: Tensor, ground: Tensor, o: Vec, d: Vec, time: Tensor, pixel: float, run: Run
+) -> tuple[Tensor, Surface]:
+    """Distance and surface of the first thing along each ray."""
+    t_object, index = run(nearest)(prims, o, d, time)
+    t_ground, face = run(ground_hit)(ground, o, d)
+    a = run(object_surface)(prims, index, o, d, time, t_object, pixel)
+    b = run(ground_surface)(ground, o, d, t_ground, face, pixel)
+    return run(merge)(t_object, a, t_ground, b)
+
+
+def _lidar(prims: Tensor, ground: Tensor, directions: Tensor, row: Tensor, column: Tensor, ego: Tensor, times: Tensor, key: Tensor,
+           max_range: float, noise: bool, run: Run) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    o, d, t = run(_lidar_rays)(directions, ego, times)
+    distance, hit = _visible(prims, ground, o, d, t, 0.002, run)
+    ranges, intensity = run(lidar_return)(hit, d, distance, max_range, noise, key, row, column)
+    return ranges, intensity, torch.where(distance <= max_range, hit.kind, NONE).to(torch.int8)
+
+
+def _lift(o: Vec, d: Vec, t: Tensor, normal: Vec) -> Vec:
+    """Where shadow rays start: a little above what was hit."""
+    t = torch.where(t < FAR, t, 0.0)
+    return tuple(a + b * t + 0.03 * n for a, b, n in zip(o, d, normal, strict=True))
+
+
+def _camera(prims: Tensor, ground: Tensor, light: Tensor, origins: Tensor, directions: Tensor, pixel: Tensor, radius: Tensor,
+            position: Tensor, turn: Tensor, key: Tensor, angle: float, shadows: bool, noise: bool, run: Run) -> Tensor:  # fmt: skip
     """Rays ``[1 or B, V, N, 3]`` of one piece -> uint8 ``[B, V, N, 3]``; pixel numbers and radii are ``[N]``."""
-    o, d = _camera_rays(origins, directions, position, turn)
+    o, d = run(_camera_rays)(origins, directions, position, turn)
     still = torch.zeros_like(position[:, :1, None])
-    t_object, index = nearest(prims, o, d, still)
-    t_ground, face = ground_hit(ground, o, d)
-    hit = surface(prims, ground, o, d, still, t_object, index, t_ground, face, angle)
-    distance = torch.minimum(t_object, t_ground)
-    sun = _light_vector(light, "sun_x")
+    distance, hit = _visible(prims, ground, o, d, still, angle, run)
+    sun_seen = torch.ones_like(distance)
     if shadows:
-        lifted = tuple(p + 0.03 * n for p, n in zip(hit.position, hit.normal, strict=True))
-        sun_seen = 1.0 - blocked(prims, lifted, sun, still).to(torch.float32)
-    else:
-        sun_seen = torch.ones_like(distance)
-    colour = radiance(light, hit, d, sun_seen, torch.where(distance < FAR, distance, 0.0))
-    return develop(light, colour, radius, noise, (camera_key[:, :, None],), pixel)
+        lifted = run(_lift)(o, d, distance, hit.normal)
+        sun_seen = 1.0 - run(blocked)(prims, lifted, sun_direction(light), still).to(torch.float32)
+    colour = run(radiance)(light, hit, d, sun_seen, distance)
+    return run(develop)(light, colour, radius, noise, key, pixel)
 
 
-def _depth_core(
-    prims: Tensor, ground: Tensor, origins: Tensor, directions: Tensor, position: Tensor, turn: Tensor
+def _depth(
+    prims: Tensor,
+    ground: Tensor,
+    origins: Tensor,
+    directions: Tensor,
+    position: Tensor,
+    turn: Tensor,
+    run: Run,
 ) -> Tensor:
-    o, d = _camera_rays(origins, directions, position, turn)
-    t_object, _ = nearest(prims, o, d, torch.zeros_like(position[:, :1, None]))
-    t_ground, _ = ground_hit(ground, o, d)
+    o, d = run(_camera_rays)(origins, directions, position, turn)
+    t_object, _ = run(nearest)(prims, o, d, torch.zeros_like(position[:, :1, None]))
+    t_ground, _ = run(ground_hit)(ground, o, d)
     distance = torch.minimum(t_object, t_ground)
     return torch.where(distance < FAR, distance, 0.0)
 
 
+# Nothing of size rays x primitives may be written out: inline everything into the minimum.
+_FUSE_ALL = {"realize_reads_threshold": 1_000, "realize_opcount_threshold": 100_000}
+
+
 @functools.cache
-def _compiled(core: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(core, dynamic=False, fullgraph=True)
+def _compile(stage: Callable[..., Any]) -> Callable[..., Any]:
+    # Each stage is compiled by itself: one graph of everything takes minutes to compile, these take seconds.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    options = _FUSE_ALL if stage in (nearest, blocked) else None
+    return torch.compile(stage, dynamic=False, fullgraph=True, options=options)
 
 
-def _choose(
-    core: Callable[..., Any], compiled: bool | None, device: torch.device
-) -> tuple[Callable[..., Any], bool]:
+def _plain(stage: Callable[..., Any]) -> Callable[..., Any]:
+    return stage
+
+
+@functools.cache
+def _on_gpu(stage: Callable[..., Any]) -> Callable[..., Any]:
+    if stage in (nearest, blocked) and os.environ.get("LIDARGEN_CAST", "kernel") == "kernel":
+        from . import cast_kernel  # needs Triton, which comes with torch's CUDA wheels
+
+        return getattr(cast_kernel, stage.__name__)
+    return _compile(stage)
+
+
+def _runner(compiled: bool | None, device: torch.device) -> tuple[Run, bool]:
     use = device.type == "cuda" if compiled is None else compiled
-    return (_compiled(core) if use else core), use
+    if not use:
+        return _plain, False
+    return (_on_gpu if device.type == "cuda" else _compile), True
 
 
 def _pieces(batch: int, rays: int, compiled: bool) -> tuple[int, int]:
@@ -154,9 +196,10 @@ def render_lidar(worlds: Worlds, directions: Tensor, ego: Ego, *, column_times: 
         if column_times is None
         else column_times.to(device, torch.float32)
     )
-    key = hash_int(worlds.seeds, torch.as_tensor(seed, device=device))
+    key = hash_int(worlds.seeds, torch.as_tensor(seed, device=device))[:, None, None]
     angles = torch.stack([ego.yaw, ego.pitch, ego.roll], 1)
-    core, use = _choose(_lidar_core, compiled, device)
+    motion = torch.cat([ego.position, angles, ego.velocity, ego.yaw_rate[:, None]], 1)
+    run, use = _runner(compiled, device)
     scenes, rays = _pieces(len(worlds), rows * columns, use)
     step = max(1, rays // columns)
     row, column = torch.arange(rows, device=device), torch.arange(columns, device=device)
@@ -165,8 +208,8 @@ def render_lidar(worlds: Worlds, directions: Tensor, ego: Ego, *, column_times: 
         s = slice(b, b + scenes)
         d = directions[s] if len(directions) > 1 else directions
         parts = [
-            core(worlds.prims[s], worlds.ground[s], d[:, r : r + step], row[r : r + step], column, ego.position[s], angles[s],
-                 ego.velocity[s], ego.yaw_rate[s], times, key[s], max_range, noise)
+            _lidar(worlds.prims[s], worlds.ground[s], d[:, r : r + step], row[r : r + step, None], column, motion[s], times,
+                   key[s], max_range, noise, run)
             for r in range(0, rows, step)
         ]  # fmt: skip
         out.append([torch.cat(p, 1) for p in zip(*parts, strict=True)])
@@ -221,7 +264,7 @@ def render_cameras(worlds: Worlds, ray_origins: Tensor, ray_directions: Tensor, 
         torch.as_tensor(seed, device=device).reshape(-1, 1),
     )
     angle = 1.2 / width  # radians between pixels, about: a view is 70 to 120 degrees wide
-    core, use = _choose(_camera_core, compiled, device)
+    run, use = _runner(compiled, device)
     scenes, rays = _pieces(len(worlds), views * count, use)
     step = max(1, rays // views)
     images = []
@@ -229,8 +272,8 @@ def render_cameras(worlds: Worlds, ray_origins: Tensor, ray_directions: Tensor, 
         s = slice(b, b + scenes)
         o, d = (a[s] if len(a) > 1 else a for a in (origins, directions))
         parts = [
-            core(worlds.prims[s], worlds.ground[s], worlds.light[s], o, d[:, :, n : n + step], pixel[n : n + step], radius[n : n + step],
-                 position[s], turn[s], key[s], angle, shadows, noise)
+            _camera(worlds.prims[s], worlds.ground[s], worlds.light[s], o, d[:, :, n : n + step], pixel[n : n + step],
+                    radius[n : n + step], position[s], turn[s], key[s, :, None], angle, shadows, noise, run)
             for n in range(0, count, step)
         ]  # fmt: skip
         images.append(torch.cat(parts, 2))
@@ -243,7 +286,7 @@ def render_depth(worlds: Worlds, ray_origins: Tensor, ray_directions: Tensor, eg
     """Distance along every pixel's ray, float32 ``[B, V, H, W]`` metres, 0 = sky. Rays as in ``render_cameras``."""
     origins, directions, height, width = _shape_rays(worlds, ray_origins, ray_directions)
     worlds, position, turn = _moved(worlds, ego, times)
-    core, use = _choose(_depth_core, compiled, origins.device)
+    run, use = _runner(compiled, origins.device)
     scenes, rays = _pieces(len(worlds), directions.shape[1] * height * width, use)
     step = max(1, rays // directions.shape[1])
     depths = []
@@ -251,7 +294,7 @@ def render_depth(worlds: Worlds, ray_origins: Tensor, ray_directions: Tensor, eg
         s = slice(b, b + scenes)
         o, d = (a[s] if len(a) > 1 else a for a in (origins, directions))
         parts = [
-            core(worlds.prims[s], worlds.ground[s], o, d[:, :, n : n + step], position[s], turn[s])
+            _depth(worlds.prims[s], worlds.ground[s], o, d[:, :, n : n + step], position[s], turn[s], run)
             for n in range(0, height * width, step)
         ]
         depths.append(torch.cat(parts, 2))

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from .cast import Vec
 from .hashing import hash_normal, hash_unit
-from .shade import VEGETATION, Surface
-from .world import LIGHT
+from .shade import light_terms
+from .surfaces import Surface
+from .world import VEGETATION
 
 RANGE_NOISE_M = 0.02
 RANDOM_DROPOUT = 0.004
@@ -16,7 +17,7 @@ _THRESHOLD = 0.012  # weakest echo (reflectivity x cosine, at 100 m) that is see
 
 
 def lidar_return(
-    hit: Surface, direction: Vec, distance: Tensor, max_range: float, noise: bool, keys: tuple[Tensor, ...]
+    hit: Surface, direction: Vec, distance: Tensor, max_range: float, noise: bool, *keys: Tensor
 ):
     """Range (metres, 0 = none) and intensity (0..1) of each shot.
 
@@ -33,7 +34,7 @@ def lidar_return(
     if noise:
         chance = (2.0 * echo / (echo + _THRESHOLD) - 0.5).clamp(0.0, 1.0) * (1.0 - RANDOM_DROPOUT)
         chance = chance * (1.0 - _GLASS_LOST * hit.glass)
-        seen = seen & (hash_unit(*keys) < chance)
+        seen = seen & (hash_unit(*keys, 0) < chance)
         # Leaves let light in: the echo comes from somewhere inside the crown.
         depth = torch.where(hit.kind == VEGETATION, 0.5, 0.0) * hash_unit(*keys, 3).square()
         distance = distance + depth + (RANGE_NOISE_M + 1e-4 * distance) * hash_normal(*keys, 1)
@@ -45,38 +46,24 @@ def lidar_return(
 
 
 def develop(
-    light: Tensor,
-    radiance: Vec,
-    radius_square: Tensor,
-    noise: bool,
-    camera_keys: tuple[Tensor, ...],
-    pixel: Tensor,
+    light: Tensor, colour: Tensor, radius_square: Tensor, noise: bool, camera_key: Tensor, pixel: Tensor
 ) -> Tensor:
-    """Linear radiance -> 8-bit sRGB-like image ``[B, V, N, 3]``: exposure, white balance, vignetting, noise, tone curve.
+    """Linear radiance ``[B, V, N, 3]`` -> 8-bit RGB of the same shape: exposure, white balance, vignetting, noise, tone.
 
-    ``radius_square`` is the squared distance from the image centre (1 at a corner), ``camera_keys`` name the camera and
-    frame (``[B, V, 1]`` integers), ``pixel`` numbers the pixels.
+    ``radius_square`` ``[N]`` is the squared distance from the image centre (1 at a corner), ``camera_key`` names the
+    camera and frame (``[B, V, 1]`` integers), ``pixel`` ``[N]`` numbers the pixels.
     """
-    like = radiance[0]
-    g = dict(
-        zip(
-            LIGHT,
-            (light[:, i].reshape(-1, *([1] * (like.dim() - 1))) for i in range(len(LIGHT))),
-            strict=True,
-        )
-    )
+    g = light_terms(light)
     # Metering: what a grey card in half sun would give, off by up to half a stop per world and a little per camera.
-    card = 0.2 * (0.5 * g["sun_g"] * g["sun_z"] + 0.55 * (0.6 * g["zenith_g"] + 0.4 * g["horizon_g"]))
-    stops = g["exposure"] + 0.5 * (hash_unit(*camera_keys, 7) - 0.5)
-    gain = 0.22 / card * torch.exp2(stops) * (1.0 - 0.3 * radius_square)
-    warm = 0.1 * (hash_unit(*camera_keys, 8) - 0.5)
-    channels = []
-    for i, (c, balance) in enumerate(zip(radiance, (1.0 + warm, 1.0 + 0.0 * warm, 1.0 - warm), strict=True)):
-        signal = (c * gain * balance).clamp(min=0.0)
-        if noise:  # shot noise grows with the square root of the light, read noise stays
-            sigma = torch.sqrt(0.00004 + 0.0006 * signal)
-            signal = (signal + sigma * hash_normal(*camera_keys, pixel, 10 + i)).clamp(min=0.0)
-        curved = 1.0 - torch.exp(-1.6 * signal)  # a soft shoulder for the sky
-        channels.append(curved.clamp(1e-6, 1.0) ** (1.0 / 2.2))
-    image = torch.stack(channels, dim=-1)
-    return (image * 255.0 + 0.5).clamp(0.0, 255.0).to(torch.uint8)
+    card = 0.2 * (0.5 * g["sun_g"] * g["sun_z"] + 0.33 * g["zenith_g"] + 0.22 * g["horizon_g"])
+    stops = g["exposure"] + 0.5 * (hash_unit(camera_key, 7) - 0.5)
+    gain = (0.22 / card * torch.exp2(stops) * (1.0 - 0.3 * radius_square))[..., None]
+    channel = torch.arange(3, device=colour.device)
+    warm = 0.1 * (hash_unit(camera_key, 8) - 0.5)
+    balance = 1.0 + warm[..., None] * (1 - channel)
+    signal = (colour * gain * balance).clamp(min=0.0)
+    if noise:  # shot noise grows with the square root of the light, read noise stays
+        sigma = torch.sqrt(0.00004 + 0.0006 * signal)
+        signal = (signal + sigma * hash_normal(camera_key[..., None], pixel[:, None], channel)).clamp(min=0.0)
+    curved = 1.0 - torch.exp(-1.6 * signal)  # a soft shoulder for the sky
+    return (curved.clamp(1e-6, 1.0) ** (1.0 / 2.2) * 255.0 + 0.5).clamp(0.0, 255.0).to(torch.uint8)

@@ -18,23 +18,49 @@ BOXES, CYLINDERS, ELLIPSOIDS = 128, 64, 64
 PRIMITIVES = BOXES + CYLINDERS + ELLIPSOIDS
 
 # Channels of ``Worlds.prims``. Cylinders and ellipsoids are round in plan: HX == HY is their radius.
-CX, CY, CZ, HX, HY, HZ, COS, SIN, VX, VY, MATERIAL, RED, GREEN, BLUE, SEED, A0, A1, FOLLOW = range(18)
-CHANNELS = 18
+CX, CY, CZ, HX, HY, HZ, COS, SIN, VX, VY, MATERIAL, RED, GREEN, BLUE, SEED, A0, A1, FOLLOW, KIND = range(19)
+CHANNELS = 19
 
 # Materials of primitives (channel MATERIAL).
 BUILDING, ROOF, BODY, CABIN, CARGO, PLATE, FENCE, WALL, HEDGE, FURNITURE = range(10)
 POST, TRUNK, PERSON, BOLLARD, CROWN, BUSH, HEAD = range(10, 17)
 
+# What a ray may hit: labels of ``render_lidar(...)["kind"]``.
+KINDS = (
+    "none", "road", "pavement", "terrain", "building", "vehicle", "pedestrian", "pole", "sign",
+    "vegetation", "fence", "furniture", "kerb", "glass",
+)  # fmt: skip
+(
+    NONE,
+    ROAD,
+    PAVEMENT,
+    TERRAIN,
+    K_BUILDING,
+    VEHICLE,
+    PEDESTRIAN,
+    POLE,
+    SIGN,
+    VEGETATION,
+    K_FENCE,
+    K_FURNITURE,
+) = range(12)
+KERB, GLASS = 12, 13
+_KIND_OF_MATERIAL = (
+    K_BUILDING, K_BUILDING, VEHICLE, VEHICLE, VEHICLE, SIGN, K_FENCE, K_FENCE, VEGETATION, K_FURNITURE,
+    POLE, VEGETATION, PEDESTRIAN, POLE, VEGETATION, VEGETATION, PEDESTRIAN,
+)  # fmt: skip
+
 # Parameters of the ground (``Worlds.ground``).
 GROUND = (
-    "slope_x slope_y amp1 kx1 ky1 phase1 amp2 kx2 ky2 phase2 curve half_width pavement kerb cross cross_x "
-    "cross_half lane_width lanes parking surface plaza seed speed"
-).split()
+    "slope_x", "slope_y", "amp1", "kx1", "ky1", "phase1", "amp2", "kx2", "ky2", "phase2",
+    "curve", "half_width", "pavement", "kerb", "cross", "cross_x", "cross_half",
+    "lane_width", "lanes", "parking", "surface", "plaza", "seed", "speed",
+)  # fmt: skip
 # Parameters of the light (``Worlds.light``).
 LIGHT = (
-    "sun_x sun_y sun_z sun_r sun_g sun_b zenith_r zenith_g zenith_b horizon_r horizon_g horizon_b "
-    "clouds haze wet exposure"
-).split()
+    "sun_x", "sun_y", "sun_z", "sun_r", "sun_g", "sun_b", "zenith_r", "zenith_g", "zenith_b",
+    "horizon_r", "horizon_g", "horizon_b", "clouds", "haze", "wet", "exposure",
+)  # fmt: skip
 
 LAYOUTS = ("street", "crossing", "plaza", "rural", "residential")
 # One row per layout: (low, high) or a probability.
@@ -101,7 +127,7 @@ class Worlds:
         layout: ``[B]`` int64, index into ``LAYOUTS``.
         prims: ``[B, CHANNELS, PRIMITIVES]`` float32: boxes, then vertical cylinders, then ellipsoids. Centre and
             half sizes in metres, cosine and sine of yaw, velocity in m/s, material, linear RGB, texture seed,
-            two texture parameters, and whether the object follows the curve of the road.
+            two texture parameters, whether the object follows the curve of the road, and its label (``KINDS``).
         ground: ``[B, len(GROUND)]`` float32: height field, road and markings.
         light: ``[B, len(LIGHT)]`` float32: sun, sky, haze, exposure.
     """
@@ -287,8 +313,11 @@ def _pack(ground, x, y, z, hx, hy, hz, yaw, material, colour, seed, active, *, v
     shown = [torch.where(active, a + zero, 1e-3) for a in (hx, hy, hz)]
     z = torch.where(active, z, -1000.0)
     yaw = yaw + zero
-    columns = [x, y, z, *shown, torch.cos(yaw), torch.sin(yaw), vx, vy, material, *(colour[..., i] + zero for i in range(3)),
-               seed, a0, a1, follow]  # fmt: skip
+    kinds = torch.tensor(_KIND_OF_MATERIAL, dtype=torch.float32).to(x.device)
+    columns = [
+        x, y, z, *shown, torch.cos(yaw), torch.sin(yaw), vx, vy, material, *(colour[..., i] + zero for i in range(3)),
+        seed, a0, a1, follow, kinds[material.long()],
+    ]  # fmt: skip
     return torch.stack(columns, dim=1)
 
 
