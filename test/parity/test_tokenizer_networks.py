@@ -8,6 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from lidargen_ros.errors import CheckpointError  # noqa: E402
 from lidargen_ros.models.tokenizer_codec import build_network  # noqa: E402
@@ -137,6 +138,25 @@ def test_published_layout_at_full_size(golden, name):
     encoder = {key for key in actual if key.startswith(("encoder.", "quant_conv."))}
     assert encoder == set(listing["encoder_artefact_keys"])
     assert set(actual) - encoder == set(listing["decoder_artefact_keys"])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", FULL_SIZE)
+def test_work_at_full_size(golden, name):
+    """Sizes in and out, and operations: the published counts, which include a little for patching."""
+    listing = json.loads(golden(f"tokenizer/keys_{name}.json").read_text())
+    with torch.device("meta"):
+        network = build_network(TokenizerConfig.from_options(listing["config"]))
+    jobs = {(job["what"], *job["input_shape"]): job for job in listing.get("flops", [])}
+    # Lone frames are done with the taps summed, so that count replaces the plain one.
+    folded = listing.get("flops_single_frame_with_temporal_taps_summed", [])
+    jobs |= {(job["what"], *job["input_shape"]): job for job in folded}
+    for job in jobs.values():
+        with FlopCounterMode(display=False) as counter:
+            output = getattr(network, job["what"])(torch.empty(job["input_shape"], device="meta"))
+        assert list(output.shape) == job["output_shape"]
+        if network.config.kind == "image" or job in folded or job["input_shape"][2] > 1:
+            assert 0.985 <= counter.get_total_flops() / job["total_flops"] <= 1.0, job["what"]
 
 
 def test_siblings_are_told_apart_and_do_not_fit_each_other(golden):
