@@ -37,22 +37,29 @@ class VideoReader:
         self.path = path
         self._av = _pyav()
         try:
-            self._container = self._av.open(str(path))
-        except (OSError, self._av.FFmpegError) as error:
+            self._container = self._av.open(str(path), metadata_errors="ignore")
+        except (OSError, ValueError, self._av.FFmpegError) as error:
             raise DataError(f"{path}: cannot be opened as a video ({error}); copy it again") from error
-        if not self._container.streams.video:
+        try:
+            self._stream = self._usable_stream()
+            self._stamps = self._frame_stamps()
+        except DataError:
             self.close()
-            raise DataError(f"{path}: holds no video stream; expected an mp4 with one")
-        self._stream = self._container.streams.video[0]
+            raise
         self.width, self.height = self._stream.width, self._stream.height
-        if not 0 < self.width * self.height <= MAX_PIXELS:
-            self.close()
-            raise DataError(f"{path}: pictures of {self.width} x {self.height} are not believable")
-        # One thread: loaders run many readers side by side, and decoder threads do not survive a fork.
-        self._stream.codec_context.thread_count = 1
-        self._stamps = self._frame_stamps()
         self._frames: Any = None  # the running decoder and the number of the frame it gives next
         self._next = -1
+
+    def _usable_stream(self) -> Any:
+        streams = self._container.streams.video
+        if not streams or streams[0].codec_context is None:
+            raise DataError(f"{self.path}: holds no video that can be decoded; expected an mp4 with one")
+        size = streams[0].width, streams[0].height
+        if not (min(size) > 0 and size[0] * size[1] <= MAX_PIXELS):
+            raise DataError(f"{self.path}: pictures of {size[0]} x {size[1]} are not believable")
+        # One thread: loaders run many readers side by side, and decoder threads do not survive a fork.
+        streams[0].codec_context.thread_count = 1
+        return streams[0]
 
     def __len__(self) -> int:
         return len(self._stamps)
@@ -79,7 +86,7 @@ class VideoReader:
             return [self._stream.start_time + n * step for n in range(len(decoding))]
         try:
             stamps = sorted(p.pts for p in self._container.demux(self._stream) if p.pts is not None)
-        except self._av.FFmpegError as error:
+        except (ValueError, self._av.FFmpegError) as error:
             raise DataError(f"{self.path}: damaged video ({error}); copy it again") from error
         return stamps
 
@@ -100,10 +107,10 @@ class VideoReader:
             for picture in self._frames:
                 if picture.pts is not None and picture.pts >= target:
                     self._next = number + 1
-                    if picture.pts != target:
+                    if picture.pts != target or (picture.width, picture.height) != (self.width, self.height):
                         break
                     return picture.to_ndarray(format="rgb24")
-        except self._av.FFmpegError as error:
+        except (ValueError, self._av.FFmpegError) as error:
             self._frames = None
             raise DataError(f"{self.path}: frame {number} is damaged ({error}); copy it again") from error
         self._frames = None

@@ -101,7 +101,7 @@ class ToyWorld:
         pose = self.body(t) @ self.camera_in_body(index)
         directions = rays @ pose[:3, :3].T
         origins = np.broadcast_to(pose[:3, 3], directions.shape)
-        distance, hit = cast(origins, directions)
+        _, hit = cast(origins, directions)
         rgb = np.full((len(rays), 3), (150, 180, 220), np.uint8)
         grey = np.array([90, *(40 + 37 * n % 200 for n in range(len(BOXES)))])
         seen = hit >= 0
