@@ -8,9 +8,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ from .tokenizer_io import load_tokenizer
 
 ROW_REPEAT = 4  # copies of each beam that make a picture of usual proportions for the LiDAR tokenizer
 CAMERA_TOKENIZERS = ("Cosmos-Tokenize1-CV8x8x8-720p-image", "Cosmos-Tokenize1-CV8x8x8-720p")
+SIZES_FILE = "pipeline.json"
 LIDAR_TOKENIZER = "Cosmos-Tokenizer-CI8x8-Lidar"
 
 
@@ -100,6 +103,8 @@ class PublishedPipeline:
     ) -> PublishedPipeline:
         """From files. Tokenizers are looked for where ``lidargen download`` puts them, unless given.
 
+        A model of other than the published picture sizes says so in ``pipeline.json`` beside its weights.
+
         Raises:
             CheckpointError: a file is absent, damaged or does not fit. ConfigError: not enough memory.
         """
@@ -113,7 +118,7 @@ class PublishedPipeline:
         as_published = options.mode == "reference"
         tokenizers = [load_tokenizer(path, trust=trust, reference=as_published) for path in (camera, lidar)]
         model = load_diffusion(weights, device, kind=kind)
-        pipeline = cls(model, tokenizers[0], tokenizers[1], options)
+        pipeline = cls(model, tokenizers[0], tokenizers[1], options, **read_sizes(folder / SIZES_FILE))
         if compile_blocks:
             model.net.compile_blocks(dynamic=False)
         if cuda_graph:
@@ -207,6 +212,26 @@ class PublishedPipeline:
         ranges, _ = downsample(range_map.astype(np.float32), 1, range_map.shape[1] // self.sensor.columns)
         inside = (ranges > MIN_M) & (ranges < MAX_M)
         return Sweep(np.where(inside, ranges, 0), self.sensor, stamp_ns)
+
+
+def read_sizes(path: Path) -> dict[str, Any]:
+    """Arguments for ``PublishedPipeline`` from ``pipeline.json``; none if there is no such file.
+
+    Keys: ``lidar_latent``, ``camera_latent``, ``resize_hw`` (two numbers each), ``sensor`` (see ``Sensor.from_dict``).
+    """
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text())
+        lidar, camera, resize_hw = (
+            (int(a), int(b)) for a, b in (content[k] for k in ("lidar_latent", "camera_latent", "resize_hw"))
+        )
+        sensor = Sensor.from_dict(content["sensor"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path}: needs lidar_latent, camera_latent, resize_hw (two numbers each) and sensor ({error!r})"
+        ) from error
+    return {"sizes": LatentSizes(lidar, camera), "resize_hw": resize_hw, "sensor": sensor}
 
 
 def _first(folders: Sequence[Path], option: str) -> Path:
