@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Judges the node's books: OK, WARN or ERROR with a sentence that names the culprit and the remedy. No ROS in here."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,22 +60,25 @@ class Health:
     def statuses(
         self,
         snapshot: dict[str, Any],
-        offsets_ms: dict[str, float | None],
+        settings: Settings,
+        *,
+        offsets_ms: Mapping[str, float | None],
+        publishers: Mapping[str, Mapping[str, int]],
         notes: list[str],
-        s: Settings,
     ) -> list[Status]:
         """One status each for life, sweeps, cameras and drops.
 
         Args:
             offsets_ms: stamp of each camera minus the first one's.
+            publishers: by camera and topic, how many publish.
             notes: what was reported lately about inputs.
         """
-        found = [
-            self._life(),
-            self._sweeps(snapshot, s),
-            self._cameras(snapshot, offsets_ms, notes, s),
-            self._drops(snapshot),
-        ]
+        found = [self._life(), self._sweeps(snapshot, settings)]
+        complaints, level = self._complaints(snapshot, settings, offsets_ms, publishers)
+        found.append(
+            self._cameras(snapshot, offsets_ms, [*complaints, *notes], max(level, WARN if notes else OK))
+        )
+        found.append(self._drops(snapshot))
         self._last = snapshot
         return found
 
@@ -112,31 +116,47 @@ class Health:
         return Status("sweeps", max(level, late), message, text)
 
     def _cameras(
-        self, now: dict[str, Any], offsets: dict[str, float | None], notes: list[str], s: Settings
+        self, now: dict[str, Any], offsets: Mapping[str, float | None], said: list[str], level: int
     ) -> Status:
         values: dict[str, str] = {
             "sets": str(now["sets"]),
             "time_jumps": str(now["time_jumps"]),
             "sync_spread_ms": str(now["sync_spread_ms"].get("p95", "")),
         }
-        complaints, level = [], OK
         for name, camera in now["cameras"].items():
             for key in ("received", "rate_hz", "transport", "size", "bad_images"):
                 values[f"{name}.{key}"] = str(camera[key])
             values[f"{name}.missing_sets"] = str(now["sets_missing"].get(name, 0))
             if name in offsets:
                 values[f"{name}.offset_ms"] = str(offsets[name])
-            if self.state == "active" and camera["silent_s"] > s.silent_after:
-                complaints.append(f"no images from {name}")
-                level = ERROR
         if self.state != "active":
             return Status("cameras", OK, "not active", values)
-        complaints += self._breaking(now, offsets, s) if not complaints else []
-        complaints += notes
-        level = max(level, self._sets(WARN if complaints else OK), WARN if notes else OK)
-        return Status("cameras", level, "; ".join(complaints) or "all cameras match", values)
+        return Status("cameras", level, "; ".join(said) or "all cameras match", values)
 
-    def _breaking(self, now: dict[str, Any], offsets: dict[str, float | None], s: Settings) -> list[str]:
+    def _complaints(
+        self,
+        now: dict[str, Any],
+        s: Settings,
+        offsets: Mapping[str, float | None],
+        publishers: Mapping[str, Mapping[str, int]],
+    ) -> tuple[list[str], int]:
+        """Which camera is silent, or breaks sets."""
+        silent = []
+        for name, camera in now["cameras"].items():
+            if camera["silent_s"] > s.silent_after:
+                topics = publishers.get(name, {})
+                why = (
+                    "nobody publishes " + " or ".join(topics)
+                    if not any(topics.values())
+                    else "its publisher is silent"
+                )
+                silent.append(f"no images from {name} for {camera['silent_s']:.0f} s: {why}")
+        if silent:
+            return silent, ERROR
+        breaking = self._breaking(now, offsets, s)
+        return breaking, self._sets(WARN if breaking else OK)
+
+    def _breaking(self, now: dict[str, Any], offsets: Mapping[str, float | None], s: Settings) -> list[str]:
         """Cameras that lately left too many sets incomplete."""
         before = self._last or {"frames_in": 0, "sets_missing": {}}
         frames = now["frames_in"] - before["frames_in"]

@@ -15,6 +15,7 @@ from .parameters import Settings
 
 RAW, COMPRESSED = "raw", "compressed"
 _TYPES = {RAW: Image, COMPRESSED: CompressedImage}
+_RAW_CEASED_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Picture:
 class CameraInputs:
     """Subscribes to PREFIX/image and PREFIX/image/compressed of each camera.
 
-    With ``image_transport: auto`` both are subscribed until it is known what is published; then raw images are
-    preferred, because a driver compresses only for those who ask for it.
+    With ``image_transport: auto`` both are subscribed until images come on both; then the raw ones are kept, because
+    a driver compresses only for those who ask for it. Should they cease, both are subscribed again.
 
     Args:
         on_frame: called with the camera's name and a :class:`.matcher.Frame` whose payload is a :class:`Picture`.
@@ -49,6 +50,7 @@ class CameraInputs:
         self.topics: dict[str, dict[str, str]] = {}
         self._subscriptions: dict[tuple[str, str], Any] = {}
         self._infos: list[Any] = []
+        self._last_raw: dict[str, float] = {}
         for camera in settings.cameras:
             image = node.resolve_topic_name(f"{camera}/image")
             self.topics[camera] = {RAW: image, COMPRESSED: f"{image}/compressed"}
@@ -59,15 +61,25 @@ class CameraInputs:
                 self._subscribe_info(camera, on_info)
 
     def choose_transports(self) -> None:
-        """Keep only the raw subscription of a camera that publishes both; call it now and then."""
+        """Drop the compressed subscription of a camera that sends raw images, and take it up again; call it often."""
         if self._mode != "auto":
             return
         for camera, topics in self.topics.items():
-            published = {t: self._node.count_publishers(topic) > 0 for t, topic in topics.items()}
-            if published[RAW] and published[COMPRESSED]:
+            subscribed = (camera, COMPRESSED) in self._subscriptions
+            if self._sends_raw(camera) and subscribed and self._node.count_publishers(topics[COMPRESSED]):
                 self._unsubscribe(camera, COMPRESSED)
-            elif not published[RAW] and (camera, COMPRESSED) not in self._subscriptions:
+            elif not self._sends_raw(camera) and not subscribed:
                 self._subscribe(camera, COMPRESSED)
+
+    def _sends_raw(self, camera: str) -> bool:
+        return time.monotonic() - self._last_raw.get(camera, -1e9) < _RAW_CEASED_S
+
+    def publishers(self) -> dict[str, dict[str, int]]:
+        """By camera and topic: how many publish there, seen from here."""
+        return {
+            camera: {topic: self._node.count_publishers(topic) for topic in topics.values()}
+            for camera, topics in self.topics.items()
+        }
 
     def close(self) -> None:
         """End all subscriptions."""
@@ -80,6 +92,10 @@ class CameraInputs:
         topic = self.topics[camera][transport]
 
         def received(message: Any) -> None:
+            if transport == RAW:
+                self._last_raw[camera] = time.monotonic()
+            elif self._sends_raw(camera):
+                return  # the same picture once more
             picture = Picture(message, transport, topic, time.monotonic())
             self._on_frame(camera, Frame(stamp_ns(message.header), picture))
 

@@ -13,7 +13,9 @@ from ..errors import LidargenError
 Transition = Callable[[Any, Any], None]
 
 
-def reported(doing: str, done: str) -> Callable[[Transition], Callable[[Any, Any], TransitionCallbackReturn]]:
+def reported(
+    doing: str, done: str, *, keep_trouble: bool = False
+) -> Callable[[Transition], Callable[[Any, Any], TransitionCallbackReturn]]:
     """Make ``method(self, state)``, which may raise, a transition callback.
 
     A :class:`LidargenError` is logged as its one line and ends in FAILURE, which leaves the state as it was; anything
@@ -23,13 +25,16 @@ def reported(doing: str, done: str) -> Callable[[Transition], Callable[[Any, Any
     Args:
         doing: state during the transition, for the diagnostics.
         done: state after it.
+        keep_trouble: what went wrong before stays in the diagnostics.
     """
 
     def decorate(method: Transition) -> Callable[[Any, Any], TransitionCallbackReturn]:
         @functools.wraps(method)
         def run(self: Any, state: Any) -> TransitionCallbackReturn:
             before = self.health.state
-            self.health.state, self.health.trouble = doing, ""
+            self.health.state = doing
+            if not keep_trouble:
+                self.health.trouble = ""
             try:
                 method(self, state)
             except LidargenError as e:

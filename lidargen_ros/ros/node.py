@@ -150,13 +150,11 @@ class LidarNode(LifecycleNode):
         self._free()
         super().on_shutdown(state)
 
-    @reported("handling an error", "unconfigured")
+    @reported("handling an error", "unconfigured", keep_trouble=True)
     def on_error(self, state: Any) -> None:
         """After an exception in a transition: give everything back, keep the reason."""
-        trouble = self.health.trouble
         self._stop_working()
         self._free()
-        self.health.trouble = trouble
 
     def _stop_working(self) -> None:
         if self._inputs is not None:
@@ -274,9 +272,18 @@ class LidarNode(LifecycleNode):
         gaps = dict(self.matcher.offset_ns)
         return {c: None if gap is None else round(gap / 1e6, 3) for c, gap in gaps.items()}
 
+    def _camera_publishers(self) -> dict[str, dict[str, int]]:
+        inputs = self._inputs
+        return inputs.publishers() if inputs is not None else {}
+
     def _statuses(self) -> list[Status]:
-        snapshot = self.statistics.snapshot(self.matcher)
-        return self.health.statuses(snapshot, self._offsets_ms(), self.reporter.recent(), self.settings)
+        return self.health.statuses(
+            self.statistics.snapshot(self.matcher),
+            self.settings,
+            offsets_ms=self._offsets_ms(),
+            publishers=self._camera_publishers(),
+            notes=self.reporter.recent(),
+        )
 
     def _on_statistics(self, _: Any, response: Any) -> Any:
         content = {
@@ -284,6 +291,7 @@ class LidarNode(LifecycleNode):
             "trouble": self.health.trouble,
             **self.statistics.snapshot(self.matcher),
             "offsets_ms": self._offsets_ms(),
+            "publishers": self._camera_publishers(),
             "subscribers": self._outputs.subscribers() if self._outputs else {},
             "model": self.health.identity,
         }

@@ -103,7 +103,7 @@ class Player:
         """
         deadline, known = time.monotonic() + timeout_s, None
         while time.monotonic() < deadline:
-            known = self.statistics(1.0)
+            known = self.statistics(0.5)
             images = [p for t, p in self._out.items() if t.startswith(self._reference)]
             if (
                 known

@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -165,16 +165,23 @@ class Bench:
         return found
 
     def publisher(self, topic: str, kind: Any, *, reliable: bool = True) -> Any:
-        """A publisher that some subscriber has found."""
+        """A publisher that the node has found, and that has found the node."""
         from rclpy.qos import QoSProfile, ReliabilityPolicy
 
         if topic not in self._publishers:
             policy = QoSProfile(depth=20)
             policy.reliability = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
             self._publishers[topic] = self.node.create_publisher(kind, topic, policy)
-        publisher = self._publishers[topic]
-        self.wait(publisher.get_subscription_count, f"a subscriber of {topic}")
-        return publisher
+            self.wait(
+                lambda: self._matched(topic), f"the node and the publisher of {topic} to find each other"
+            )
+        return self._publishers[topic]
+
+    def _matched(self, topic: str) -> bool:
+        if not self._publishers[topic].get_subscription_count():
+            return False
+        cameras = (self.statistics() or {}).get("publishers", {})
+        return any(topics.get(topic) for topics in cameras.values())
 
     def send(self, camera: str, message: Any, *, reliable: bool = True) -> None:
         """One image of a camera, on the topic of its type."""
@@ -185,3 +192,64 @@ class Bench:
         """The same moment of every camera."""
         for camera in cameras:
             self.send(camera, make(stamp_ns))
+
+
+def stamps_of(messages: Any) -> list[int]:
+    """Header stamps, nanoseconds."""
+    return [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in messages]
+
+
+class RunningNode:
+    """A node, its listener and its cameras, for many tests in a row; the first cloud has been received.
+
+    Args:
+        good: makes an image of a stamp that the node can use.
+        stamps: gives the next stamp.
+    """
+
+    def __init__(self, folder: Path, good: Callable[[int], Any], stamps: Iterator[int]) -> None:
+        from sensor_msgs.msg import PointCloud2
+
+        self.good, self.stamps = good, stamps
+        self.bench = Bench(folder)
+        try:
+            self.clouds = self.bench.listen("/points", PointCloud2)
+            self.node = self.bench.start_node({"silent_after": 600.0})
+            self.bench.wait(
+                lambda: (self.bench.statistics(self.node) or {"subscribers": {}})["subscribers"].get(
+                    "points"
+                ),
+                "the node to see its listener",
+                self.node,
+            )
+            self.goes_on()
+        except BaseException:
+            self.bench.close()
+            raise
+
+    def __enter__(self) -> "RunningNode":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bench.close()
+
+    def cloud(self, stamp_ns: int) -> Any:
+        """The cloud of a stamp; it may take a while to come."""
+        wanted = f"the cloud of {stamp_ns}"
+        self.bench.wait(lambda: stamp_ns in stamps_of(self.clouds), wanted, self.node)
+        return next(c for c in self.clouds if stamps_of([c]) == [stamp_ns])
+
+    def books(self) -> dict[str, Any]:
+        return self.bench.settled(self.node, 0)
+
+    def log(self) -> str:
+        return self.node.log.read_text()
+
+    def goes_on(self) -> None:
+        """The next good set still becomes a cloud, and the books balance."""
+        stamp = next(self.stamps)
+        self.bench.send_set(stamp, self.good)
+        self.cloud(stamp)
+        now = self.books()
+        assert now["frames_in"] == now["sweeps_out"] + now["dropped"]
+        assert now["dropped"] == sum(now["dropped_by_reason"].values())

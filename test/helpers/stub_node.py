@@ -4,9 +4,11 @@
 The range of every ray is 10 m plus the mean red of the first image / 10, so that a cloud tells which images made it.
 
 Environment: STUB_DELAY_S per frame; STUB_FAIL_AT comma-separated frame numbers that raise EngineError; STUB_RAISE_AT
-frame numbers that raise something unforeseen; STUB_REFUSE a message with which the bundle is refused.
+frame numbers that raise something unforeseen (counted over the life of the process, the warm-up is 0); STUB_REFUSE a
+message with which the bundle is refused.
 """
 
+import itertools
 import os
 import sys
 import time
@@ -21,6 +23,7 @@ from lidargen_ros.errors import BundleError, EngineError
 from lidargen_ros.sensors import Sensor
 from lidargen_ros.sweep import Sweep
 
+FRAMES = itertools.count()
 SENSOR = Sensor("stub", np.linspace(15, -25, 128), columns=1800)
 
 
@@ -46,7 +49,6 @@ class StubGenerator:
         if refusal := os.environ.get("STUB_REFUSE"):
             raise BundleError(refusal)
         self.sensor, self.rig, self.return_threshold = SENSOR, rig(), 0.5
-        self._frames = -1  # the warm-up is frame 0
         self._delay_s = float(os.environ.get("STUB_DELAY_S", "0"))
         self._fail, self._raise = numbers("STUB_FAIL_AT"), numbers("STUB_RAISE_AT")
 
@@ -62,11 +64,11 @@ class StubGenerator:
         steps: int | None = None,
         seed: int = 0,
     ) -> Sweep:
-        self._frames += 1
+        frame = next(FRAMES)
         time.sleep(self._delay_s)
-        if self._frames in self._fail:
+        if frame in self._fail:
             raise EngineError("out of memory (injected)")
-        if self._frames in self._raise:
+        if frame in self._raise:
             raise ZeroDivisionError("injected")
         level = 0.0 if images[0] is None else float(images[0][..., 0].mean())
         ranges = np.full(SENSOR.shape, 10 + level / 10, np.float32)

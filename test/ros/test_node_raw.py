@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Raw images: every encoding, other sizes, headers that lie, and the change between raw and compressed."""
+
+import itertools
+
+import cv2
+import numpy as np
+import pytest
+from drives import jpeg
+
+pytest.importorskip("rclpy", reason="rclpy is not installed")
+
+from dds import CAMERAS, RunningNode, compressed_image, raw_image
+
+STAMPS = itertools.count(1_700_000_000_000_000_000, 100_000_000)
+PICTURE = np.full((352, 640, 3), (50, 60, 70), np.uint8)
+
+
+def good(stamp_ns: int):
+    return raw_image(stamp_ns, PICTURE)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A node that has already published one cloud."""
+    with RunningNode(tmp_path_factory.mktemp("node"), good, STAMPS) as made:
+        yield made
+
+
+def test_raw_images_of_every_encoding(running) -> None:
+    bench = running.bench
+    mosaic = np.full((352, 640), 60, np.uint8)
+    mosaic[0::2, 0::2], mosaic[1::2, 1::2] = 50, 70  # rggb
+    encodings = {
+        "rgb8": PICTURE,
+        "bgr8": PICTURE[..., ::-1],
+        "mono8": np.full((352, 640), 50, np.uint8),
+        "bayer_rggb8": mosaic,
+        "yuv422": np.tile(np.array([128, 60, 128, 60], np.uint8), (352, 320)).reshape(352, 640, 2),
+    }
+    for encoding, pixels in encodings.items():
+        stamp = next(STAMPS)
+        bench.send_set(stamp, lambda s, p=pixels, e=encoding: raw_image(s, p, e))
+        cloud = running.cloud(stamp)
+        points = np.frombuffer(cloud.data, np.float32).reshape(128, 1800, 4)[:, 1, :3]
+        np.testing.assert_allclose(np.linalg.norm(points, axis=-1), 15.0, atol=0.3, err_msg=encoding)
+    assert {c["transport"] for c in running.books()["cameras"].values()} == {"raw"}
+
+
+def test_an_unknown_encoding_names_the_topic(running) -> None:
+    bench, node = running.bench, running.node
+    bench.send_set(stamp := next(STAMPS), lambda s: raw_image(s, PICTURE, "64FC3" if s == stamp else "rgb8"))
+    bench.wait(lambda: "'64FC3'" in running.log(), "the message", node)
+    assert "/front/image: image encoding '64FC3' is not supported; publish one of rgb8" in running.log()
+    running.goes_on()
+
+
+def test_another_size_is_used_and_odd_proportions_are_said(running) -> None:
+    bench = running.bench
+    stamp = next(STAMPS)
+    bench.send_set(stamp, lambda s: raw_image(s, cv2.resize(PICTURE, (1280, 704))))
+    running.cloud(stamp)
+    assert running.books()["cameras"]["front"]["size"] == [1280, 704]
+    stamp = next(STAMPS)
+    bench.send_set(stamp, lambda s: raw_image(s, cv2.resize(PICTURE, (640, 640))))
+    running.cloud(stamp)
+    assert "/rear_left/image: images are 640 x 640, the calibration is for 640 x 352" in running.log()
+    assert running.books()["events"]["odd_size:front"] == 1
+    running.goes_on()
+
+
+def test_a_header_that_claims_gigabytes_is_refused(running) -> None:
+    bench, node = running.bench, running.node
+    before = running.books()["frames_in"]
+    stamp = next(STAMPS)
+
+    def lying(s: int):
+        message = raw_image(s, PICTURE)
+        message.height = 4_000_000_000
+        return message
+
+    bench.send_set(stamp, lying)
+    now = bench.settled(node, before + 1)
+    assert now["dropped_by_reason"]["bad_image"] >= 1
+    running.goes_on()
+
+
+def test_compressed_images_take_over_when_raw_ones_cease(running) -> None:
+    bench, node, clouds = running.bench, running.node, running.clouds
+    running.goes_on()
+    before = len(clouds)
+
+    def cloud() -> bool:
+        bench.send_set(next(STAMPS), lambda s: compressed_image(s, jpeg(50)))
+        bench.spin(0.2)
+        return len(clouds) > before
+
+    bench.wait(cloud, "a cloud of compressed images", node)
+    assert {c["transport"] for c in running.books()["cameras"].values()} == {"compressed"}
+    stamp = next(STAMPS)
+    for camera in CAMERAS:  # both at once, as image_transport publishes
+        bench.send(camera, good(stamp))
+        bench.send(camera, compressed_image(stamp, jpeg(50)))
+    running.cloud(stamp)
+    assert running.books()["dropped_by_reason"].get("duplicate", 0) == 0
