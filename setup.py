@@ -33,7 +33,7 @@ RUNTIME = [
     "pydantic>=2.6",
     "huggingface_hub>=0.30",
 ]
-TORCH = ["torch>=2.5", "einops>=0.8", "safetensors>=0.4"]
+TORCH = ["torch>=2.6", "einops>=0.8", "safetensors>=0.4"]
 EXTRAS = {
     "torch": TORCH,
     "train": [*TORCH, "tensorboard>=2.16", "av>=12"],
