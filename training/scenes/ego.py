@@ -109,8 +109,7 @@ def advance(worlds: Worlds, ego: Ego, time: float | Tensor) -> Ego:
     middle = road_centre(worlds.ground, x + 0.5 * speed * time)[1]
     new_x = x + speed * time / torch.sqrt(1.0 + middle * middle)
     mount = ego.position[:, 2] - height(worlds.ground, x, y)
-    plain = _settle(
-        worlds, x, lateral, mount, torch.zeros_like(x), torch.zeros(len(x), 2, device=x.device), speed
-    )
+    heading = ego.yaw - torch.atan(slope)
+    plain = _settle(worlds, x, lateral, mount, heading, torch.zeros(len(x), 2, device=x.device), speed)
     sway = torch.stack([ego.pitch - plain.pitch, ego.roll - plain.roll], 1)
-    return _settle(worlds, new_x, lateral, mount, ego.yaw - plain.yaw, sway, speed)
+    return _settle(worlds, new_x, lateral, mount, heading, sway, speed)

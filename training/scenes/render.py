@@ -85,8 +85,8 @@ def _visible(
     return run(merge)(t_object, a, t_ground, b)
 
 
-def _lidar(prims: Tensor, ground: Tensor, directions: Tensor, row: Tensor, column: Tensor, ego: Tensor, times: Tensor, key: Tensor,
-           max_range: float, noise: bool, run: Run) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+def _lidar(prims: Tensor, ground: Tensor, directions: Tensor, row: Tensor, column: Tensor, ego: Tensor, times: Tensor,
+           key: Tensor, max_range: float, noise: bool, run: Run) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     o, d, t = run(_lidar_rays)(directions, ego, times)
     distance, hit = _visible(prims, ground, o, d, t, 0.002, run)
     ranges, intensity = run(lidar_return)(hit, d, distance, max_range, noise, key, row, column)
@@ -99,8 +99,9 @@ def _lift(o: Vec, d: Vec, t: Tensor, normal: Vec) -> Vec:
     return tuple(a + b * t + 0.03 * n for a, b, n in zip(o, d, normal, strict=True))
 
 
-def _camera(prims: Tensor, ground: Tensor, light: Tensor, origins: Tensor, directions: Tensor, pixel: Tensor, radius: Tensor,
-            position: Tensor, turn: Tensor, key: Tensor, angle: float, shadows: bool, noise: bool, run: Run) -> Tensor:  # fmt: skip
+def _camera(prims: Tensor, ground: Tensor, light: Tensor, origins: Tensor, directions: Tensor, pixel: Tensor,
+            radius: Tensor, position: Tensor, turn: Tensor, key: Tensor, angle: float, shadows: bool, noise: bool,
+            run: Run) -> Tensor:  # fmt: skip
     """Rays ``[1 or B, V, N, 3]`` of one piece -> uint8 ``[B, V, N, 3]``; pixel numbers and radii are ``[N]``."""
     o, d = run(_camera_rays)(origins, directions, position, turn)
     still = torch.zeros_like(position[:, :1, None])
@@ -240,7 +241,8 @@ def _moved(worlds: Worlds, ego: Ego, times: Tensor | float | None) -> tuple[Worl
 
 @torch.no_grad()
 def render_cameras(worlds: Worlds, ray_origins: Tensor, ray_directions: Tensor, ego: Ego, *, times: Tensor | float | None = None,
-                   shadows: bool = True, noise: bool = True, seed: int | Tensor = 0, compiled: bool | None = None) -> Tensor:  # fmt: skip
+                   shadows: bool = True, noise: bool = True, seed: int | Tensor = 0,
+                   compiled: bool | None = None) -> Tensor:  # fmt: skip
     """What cameras see: uint8 RGB ``[B, V, H, W, 3]``.
 
     Args:

@@ -13,7 +13,7 @@ from .world import VEGETATION
 RANGE_NOISE_M = 0.02
 RANDOM_DROPOUT = 0.004
 _GLASS_LOST = 0.9  # share of the shots at windows without an echo
-_THRESHOLD = 0.012  # weakest echo (reflectivity x cosine, at 100 m) that is seen half of the time
+_THRESHOLD = 0.016  # weakest echo (reflectivity x cosine, at 100 m) that is seen half of the time
 
 
 def lidar_return(

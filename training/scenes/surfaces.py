@@ -311,7 +311,7 @@ def object_surface(
     # Reflectivity near 900 nm: paint follows its colour, black absorbs, leaves and cloth are bright, signs and number
     # plates are retroreflectors.
     bright = 0.35 * colour[0] + 0.4 * colour[1] + 0.25 * colour[2]
-    reflect = torch.where(vehicle, (0.9 * bright).clamp(min=0.004), 0.08 + 0.75 * bright)
+    reflect = torch.where(vehicle, (0.9 * bright - 0.02).clamp(min=0.0015), 0.08 + 0.75 * bright)
     reflect = torch.where(leafy, 0.4 + 0.4 * noise1, torch.where(person, 0.2 + 0.5 * bright, reflect))
     reflect = torch.where(plate | (number > 0.5), 0.95, reflect).clamp(0.0, 1.0)
     glow = torch.where(vehicle, 0.25 * lamp * (1.0 - flag(front)), 0.7 * window * flag(lot > 0.94))
