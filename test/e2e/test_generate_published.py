@@ -172,7 +172,7 @@ def test_options_count(checkpoint, pictures, tmp_path):
 
 
 def test_a_clip_gives_the_same_files_however_many_processes(checkpoint, clips, tmp_path):
-    arguments = ["--data", clips, "--clip", CLIP, "--frames", "0,3:13:3", "--save-latent"]
+    arguments = ["--data", clips, "--clip", CLIP, "--frames", "0,0,3:13:3", "--save-latent"]
     alone = run(checkpoint, tmp_path / "alone", *arguments)
     assert alone.exit_code == 0, alone.output
     with socket.socket() as free:
