@@ -20,7 +20,7 @@ from ..errors import InputError
 from ..sensors import Sensor
 from .rig import Rig
 
-RAY_FEATURES = 6
+RAY_FEATURES = 8
 GROUND = "ground"
 # Depths in metres along the ray; "ground" is where a ray below the horizon meets the nominal ground plane (above the
 # horizon: GROUND_LIMIT_M). Measured against other choices in docs/student.md.
@@ -103,14 +103,18 @@ def align(
 
 
 def ray_features(sensor: Sensor, lidar_height: float) -> NDArray:
-    """``[RAY_FEATURES, rows, columns]``: direction x, y, z; elevation (0.25 rad = 1); nearness of the ground; row pitch."""
+    """``[RAY_FEATURES, rows, columns]``: direction x, y, z; elevation (0.25 rad = 1); row pitch (0.5 degrees = 1);
+    nearness of the ground; its distance on a logarithmic scale; whether the ray meets it within ``GROUND_LIMIT_M``.
+    """
     directions = sensor.directions()
     elevation = np.deg2rad(np.asarray(sensor.elevations_deg, np.float64))
-    down = np.maximum(-directions[..., 2], 1e-6)
-    nearness = np.minimum(1.0, 2.0 * down / max(lidar_height, 0.1))  # 1 within 2 m, 0 at the horizon
     pitch = np.abs(np.gradient(elevation)) if len(elevation) > 1 else np.zeros(1)
-    rows = [np.broadcast_to(v[:, None], down.shape) for v in (elevation / 0.25, pitch / np.deg2rad(0.5))]
-    return np.stack([*np.moveaxis(directions, -1, 0), rows[0], nearness, rows[1]]).astype(np.float32)
+    rows = [np.broadcast_to(v[:, None], sensor.shape) for v in (elevation / 0.25, pitch / np.deg2rad(0.5))]
+    distance = lidar_height / np.maximum(-directions[..., 2], 1e-6)
+    nearness = np.minimum(1.0, 2.0 / distance)  # 1 within 2 m, 0 at the horizon
+    scale = np.log(np.clip(distance, 1.0, GROUND_LIMIT_M)) / np.log(GROUND_LIMIT_M)
+    features = [*np.moveaxis(directions, -1, 0), *rows, nearness, scale, distance < GROUND_LIMIT_M]
+    return np.stack(features).astype(np.float32)
 
 
 def atlas(images: Sequence[NDArray | None], tile: tuple[int, int]) -> NDArray:

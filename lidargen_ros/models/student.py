@@ -33,7 +33,7 @@ class StudentConfig:
     """Size of a student; ``hypotheses`` is the number of depths at which each ray looks up a pixel."""
 
     hypotheses: int = 4
-    ray_features: int = 6
+    ray_features: int = 8
     full: int = 16
     fine: int = 32
     patch: int = 96

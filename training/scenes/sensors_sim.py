@@ -12,7 +12,7 @@ from .world import VEGETATION
 
 RANGE_NOISE_M = 0.02
 RANDOM_DROPOUT = 0.004
-_GLASS_LOST = 0.9  # share of the shots at windows without an echo
+_GLASS_LOST = 0.97  # share of the shots at windows without an echo
 _THRESHOLD = 0.016  # weakest echo (reflectivity x cosine, at 100 m) that is seen half of the time
 
 
@@ -32,7 +32,7 @@ def lidar_return(
     echo = strength * (100.0 / distance.clamp(min=15.0)) ** 2  # the optics saturate closer than 15 m
     seen = (hit.kind > 0) & (distance <= max_range)
     if noise:
-        chance = (2.0 * echo / (echo + _THRESHOLD) - 0.5).clamp(0.0, 1.0) * (1.0 - RANDOM_DROPOUT)
+        chance = (0.5 + 2.0 * (echo / _THRESHOLD - 1.0)).clamp(0.0, 1.0) * (1.0 - RANDOM_DROPOUT)
         chance = chance * (1.0 - _GLASS_LOST * hit.glass)
         seen = seen & (hash_unit(*keys, 0) < chance)
         # Leaves let light in: the echo comes from somewhere inside the crown.

@@ -206,7 +206,9 @@ def object_surface(
     # Two scales of smooth noise and one of cells; the sizes depend on what it is.
     small = torch.where(leafy, 0.12, torch.where(material == w.TRUNK, 0.06, 0.5))
     large = torch.where(leafy, 0.5, 3.0)
-    slant = torch.where(leafy, 0.7 * ly, 0.0)
+    # Crowns are round: a slanted projection of space instead of coordinates on the surface.
+    is_round = leafy & ~is_box
+    sx, sy = torch.where(is_round, lx + 0.73 * z, s), torch.where(is_round, ly + 0.41 * z, r)
     noise1 = (
         noise(
             (s + slant) / small, (r + slant) / (small * torch.where(material == w.TRUNK, 6.0, 1.0)), key + 1
@@ -214,7 +216,7 @@ def object_surface(
         - 0.5
     )
     noise1 = noise1 * (small / blur).clamp(0.0, 1.0)
-    noise2 = noise((s + slant) / large, (r + slant) / large, key + 2) - 0.5
+    noise2 = noise(sx / large, sy / large, key + 2) - 0.5
     row = torch.floor(r / 0.075)
     grain_x = torch.where(masonry, s * 4.0 + 0.5 * row, s * 25.0)
     grain = cell(grain_x, torch.where(masonry, row + 0.5, r * 25.0), key + 3) - 0.5

@@ -128,6 +128,9 @@ class StudentTrainer:
 
     def step(self) -> dict[str, Tensor]:
         batch = self.stream(self.seeds())
+        if self.device.type == "cuda":  # convolutions on tensor cores want channels last
+            batch.pixels = batch.pixels.contiguous(memory_format=torch.channels_last)
+            batch.rays = batch.rays.contiguous(memory_format=torch.channels_last)
         clean = clean_sweep(batch.target, *self.limits)
         x, t = noisy_sweep(clean, self.regression)
         terms = self._forward(batch, clean, x, t)
@@ -142,7 +145,7 @@ class StudentTrainer:
 
     def evaluate(self, scenes: int | None = None) -> dict[str, float]:
         predict = student_predictor(self.ema.model, self.limits, self.autocast)  # type: ignore[arg-type]
-        return evaluate(predict, self.stream, scenes or self.config.eval_scenes, min(16, self.config.batch))
+        return evaluate(predict, self.stream, scenes or self.config.eval_scenes, self.config.batch)
 
     def run(self) -> dict[str, Any]:
         """Trains to the end of the schedule; returns the last evaluation and writes curve, weights and evaluation."""
@@ -207,12 +210,12 @@ class StudentTrainer:
     def constant_map(self, scenes: int = 256) -> tuple[Tensor, Tensor]:
         """The best constant predictor, from training scenes."""
         first = self.config.data.first_seed
-        return constant_map(self.stream, torch.arange(first, first + scenes), min(16, self.config.batch))
+        return constant_map(self.stream, torch.arange(first, first + scenes), self.config.batch)
 
     def ladder(self, maps: tuple[Tensor, Tensor], scenes: int | None = None) -> dict[str, float]:
         """Evaluation of a constant map on the held-out scenes."""
-        batch = min(16, self.config.batch)
-        return evaluate(constant_predictor(maps), self.stream, scenes or self.config.eval_scenes, batch)
+        scenes = scenes or self.config.eval_scenes
+        return evaluate(constant_predictor(maps), self.stream, scenes, self.config.batch)
 
     def save(self) -> None:
         """Weights (averaged), and the curve, each written whole or not at all."""

@@ -10,9 +10,11 @@ from torch import Tensor
 
 from lidargen_ros.models.student_graphs import look_up
 
-from ..scenes.render import Ego, make_worlds, render_cameras, render_lidar, sample_ego
+from ..scenes.render import Ego, Worlds, make_worlds, render_cameras, render_lidar, sample_ego
 from .objective import Target
 from .rigs import Bank
+
+AHEAD = 8
 
 
 @dataclass
@@ -37,6 +39,8 @@ class SceneStream:
         self, bank: Bank, *, exact: float = 0.5, drop: float = 0.05, max_range: float = 120.0
     ) -> None:
         self.bank, self.exact, self.drop, self.max_range = bank, exact, drop, max_range
+        self._worlds: Worlds | None = None
+        self._first = 0
 
     @property
     def device(self) -> torch.device:
@@ -47,7 +51,7 @@ class SceneStream:
         seeds = seeds.to(self.device)
         generator = torch.Generator().manual_seed(int(seeds[0].item()) & 0x7FFFFFFF)
         entries = self._entries(len(seeds), generator, exact_only)
-        worlds = make_worlds(seeds)
+        worlds = self._make_worlds(seeds)
         ego = sample_ego(worlds, seeds)
         images = self._cameras(worlds, ego, entries, noise)
         b, v, h, w, _ = images.shape
@@ -64,6 +68,17 @@ class SceneStream:
         return Batch(
             pixels, self.bank.rays[entries], Target(lidar["range"], lidar["intensity"]), mask[:, -1] > 0
         )
+
+    def _make_worlds(self, seeds: Tensor) -> Worlds:
+        """Worlds of consecutive seeds are made ``AHEAD`` batches at a time: hundreds take as long as a few."""
+        b, first = len(seeds), int(seeds[0])
+        if not torch.equal(seeds, torch.arange(first, first + b, device=seeds.device)):
+            return make_worlds(seeds)
+        ready = self._worlds
+        if ready is None or not self._first <= first <= self._first + len(ready) - b:
+            self._first = first
+            ready = self._worlds = make_worlds(torch.arange(first, first + AHEAD * b, device=self.device))
+        return ready[first - self._first : first - self._first + b]
 
     def _entries(self, count: int, generator: torch.Generator, exact_only: bool) -> Tensor:
         drawn = torch.randint(len(self.bank), (count,), generator=generator)
