@@ -73,6 +73,8 @@ setup(
         "console_scripts": [
             "lidargen = lidargen_ros.cli:main",
             "lidargen_node = lidargen_ros.ros.node:main",
+            "lidargen_player = lidargen_ros.ros.player:main",
+            "lidargen_recorder = lidargen_ros.ros.recorder:main",
         ],
     },
 )

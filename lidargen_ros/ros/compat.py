@@ -92,20 +92,29 @@ def process_environment(
         if env.get("ROS_DISTRO") == "humble":
             env["ROS_LOCALHOST_ONLY"] = "1"
     if tuned:
-        if loopback:
-            env["FASTDDS_DEFAULT_PROFILES_FILE"] = str(config_path("fastdds_loopback.xml"))
-        else:
-            env.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(config_path("fastdds.xml")))
-        if env.get("ROS_DISTRO") == "humble":  # Fast DDS 2 reads the file under its old name only
-            env["FASTRTPS_DEFAULT_PROFILES_FILE"] = env["FASTDDS_DEFAULT_PROFILES_FILE"]
-        for key, value in MALLOC.items():
-            env.setdefault(key, value)
+        env.update(tuning(loopback=loopback, base=env))
     env["PYTHONUNBUFFERED"] = "1"
     root = str(Path(__file__).resolve().parents[2])
     if root not in (*site.getsitepackages(), site.getusersitepackages()):
         paths = [p for p in env.get("PYTHONPATH", "").split(os.pathsep) if p and p != root]
         env["PYTHONPATH"] = os.pathsep.join([root, *paths])  # a checkout that is not installed
     return env
+
+
+def tuning(*, loopback: bool = False, base: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables for a process that sends or takes large messages; what the user has set himself stays.
+
+    Args:
+        loopback: a profile that does not leave this machine, whatever the user has set.
+        base: environment of the process; default this process's.
+    """
+    env = os.environ if base is None else base
+    profile = str(config_path("fastdds_loopback.xml" if loopback else "fastdds.xml"))
+    chosen = {"FASTDDS_DEFAULT_PROFILES_FILE": profile, **MALLOC}
+    if env.get("ROS_DISTRO") == "humble":  # Fast DDS 2 reads the file under its old name only
+        chosen["FASTRTPS_DEFAULT_PROFILES_FILE"] = profile
+    mine = {k for k in chosen if loopback and k.endswith("PROFILES_FILE")}
+    return {k: v for k, v in chosen.items() if k in mine or k not in env}
 
 
 def module_command(module: str, *arguments: str) -> list[str]:
@@ -150,15 +159,13 @@ def data_assigner(message_class: Any) -> Callable[[Any, NDArray], None]:
     serialize = optional("rclpy.serialization")
     if serialize is None or not hasattr(message_class(), "_data"):
         return public
-    probe = np.arange(251, dtype=np.uint8)
-    one, two = message_class(), message_class()
-    public(one, probe)
-    direct(two, probe)
-    try:
-        same = serialize.serialize_message(one) == serialize.serialize_message(two)
+    probe, message = np.arange(251, dtype=np.uint8), message_class()
+    direct(message, probe)
+    try:  # the data itself is compared: padding between fields is whatever memory held
+        again = serialize.deserialize_message(serialize.serialize_message(message), message_class)
     except (TypeError, AssertionError, RuntimeError):
         return public
-    return direct if same else public
+    return direct if bytes(again.data) == probe.tobytes() else public
 
 
 def add_parameter_callbacks(

@@ -214,13 +214,12 @@ def check(name: str, value: Any) -> Any:
         raise ConfigError(f"parameter {name!r} is not known")
     if p.kind == "float" and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
-    if p.kind == "list" and isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
+    if p.kind == "list" and isinstance(value, list | tuple):
         value = tuple(value)
         if not value or len(set(value)) != len(value):
             raise ConfigError(f"parameter {name!r} is {list(value)}; give at least one name, each once")
-        return value
-    if _kind(value) != p.kind:
-        raise ConfigError(f"parameter {name!r} is {value!r}; it must be a {p.kind}")
+    if _kind(value) != p.kind or (p.kind == "list" and not all(isinstance(v, str) for v in value)):
+        raise ConfigError(f"parameter {name!r} is {value!r}; it must be of type {p.kind}")
     if p.choices and value not in p.choices:
         raise ConfigError(f"parameter {name!r} is {value!r}; choose one of {p.range_text}")
     if p.low is not None and p.high is not None and not p.low <= value <= p.high:
@@ -279,7 +278,7 @@ def _declared(node: Any, name: str, default: Any, descriptor: Any) -> Any:
         return node.declare_parameter(name, default, descriptor).value
     except InvalidParameterTypeException as e:
         raise ConfigError(
-            f"parameter {name!r} has the wrong type; it must be a {PARAMETERS[name].kind}"
+            f"parameter {name!r} has the wrong type; it must be of type {PARAMETERS[name].kind}"
         ) from e
     except InvalidParameterValueException as e:
         raise ConfigError(f"parameter {name!r} is out of range; use {PARAMETERS[name].range_text}") from e

@@ -65,7 +65,7 @@ CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
         ({}, {"STUB_REFUSE": "bundle x: decoder.onnx differs from its sha256"}, "decoder.onnx differs"),
         ({"point_type": "xyz"}, {}, "parameter 'point_type' is 'xyz'; choose one of xyzi, xyzirc"),
         ({"sync_tolerance": "-1.0"}, {}, "'sync_tolerance' is out of range; use 0.0 to 1.0"),
-        ({"steps": "many"}, {}, "'steps' has the wrong type; it must be a int"),
+        ({"steps": "many"}, {}, "'steps' has the wrong type; it must be of type int"),
         ({"rig": "/nowhere.yaml"}, {}, "rig file /nowhere.yaml cannot be read"),
         (
             {"cameras": "[front, back]"},
@@ -186,7 +186,7 @@ def test_parameters_change_while_it_runs_or_are_refused_with_a_reason(bench) -> 
     for values, reason in (
         ({"point_type": "pcl"}, "'pcl'; choose one of"),
         ({"sync_tolerance": 5.0}, "sync_tolerance"),
-        ({"sync_tolerance": "wide"}, "must be a float"),
+        ({"sync_tolerance": "wide"}, "must be of type float"),
         ({"min_range": 100.0}, "'min_range' (100) must not exceed 'max_range' (12)"),
         ({"bundle": "other"}, "read-only"),
         ({"rig": "/nowhere.yaml"}, "cannot be read"),

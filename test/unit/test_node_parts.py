@@ -1,0 +1,348 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Worker, reporter, books, health and pipeline of the node, each without ROS."""
+
+import threading
+import time
+from types import SimpleNamespace as Message
+
+import numpy as np
+import pytest
+from stub_node import SENSOR, StubGenerator
+
+from lidargen_ros.errors import EngineError
+from lidargen_ros.ros.health import ERROR, OK, WARN, Health, Hysteresis
+from lidargen_ros.ros.matcher import Frame, FrameSet, Matcher
+from lidargen_ros.ros.parameters import Settings
+from lidargen_ros.ros.pipeline import Pipeline
+from lidargen_ros.ros.reporter import Reporter
+from lidargen_ros.ros.statistics import Rate, Samples, Statistics
+from lidargen_ros.ros.worker import Worker
+
+CAMERAS = ("front", "rear_left", "rear_right")
+
+
+# --- worker ----------------------------------------------------------------------------------------------------------
+
+
+class Gate:
+    """Work that waits to be let through."""
+
+    def __init__(self) -> None:
+        self.open, self.began = threading.Event(), threading.Event()
+        self.done: list[int] = []
+        self.replaced: list[int] = []
+        self.failed: list[tuple[int, str]] = []
+
+    def work(self, item: int) -> None:
+        self.began.set()
+        assert self.open.wait(10)
+        if item < 0:
+            raise ValueError(f"item {item}")
+        self.done.append(item)
+
+    def worker(self) -> Worker[int]:
+        return Worker(
+            "test",
+            self.work,
+            replaced=self.replaced.append,
+            failed=lambda item, e: self.failed.append((item, str(e))),
+        )
+
+
+def until(condition) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_the_newest_item_wins_and_the_others_are_told() -> None:
+    gate = Gate()
+    worker = gate.worker()
+    worker.submit(1)
+    assert gate.began.wait(10)
+    for item in (2, 3, 4):
+        worker.submit(item)
+    assert not worker.idle
+    gate.open.set()
+    until(lambda: worker.idle)
+    assert (gate.done, gate.replaced) == ([1, 4], [2, 3])
+    assert worker.stop()
+
+
+def test_an_exception_is_handed_on_and_the_thread_lives() -> None:
+    gate = Gate()
+    gate.open.set()
+    worker = gate.worker()
+    worker.submit(-1)
+    until(lambda: gate.failed)
+    worker.submit(5)
+    until(lambda: gate.done == [5])
+    assert gate.failed == [(-1, "item -1")]
+    assert worker.stop()
+
+
+def test_stopping_finishes_the_item_at_hand_and_leaves_the_next() -> None:
+    gate = Gate()
+    worker = gate.worker()
+    worker.submit(1)
+    assert gate.began.wait(10)
+    worker.submit(2)
+    threading.Timer(0.1, gate.open.set).start()
+    assert worker.stop()
+    worker.submit(3)
+    assert (gate.done, gate.replaced) == ([1], [2, 3])
+
+
+def test_work_that_hangs_is_not_waited_for_for_ever() -> None:
+    gate = Gate()
+    worker = gate.worker()
+    worker.submit(1)
+    assert gate.began.wait(10)
+    assert worker.stop(timeout_s=0.05) is False
+    gate.open.set()
+
+
+# --- reporter --------------------------------------------------------------------------------------------------------
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def warning(self, text: str) -> None:
+        self.lines.append(text)
+
+    error = warning
+
+
+def test_a_trouble_is_said_once_and_repetitions_are_counted() -> None:
+    log, now = Log(), [0.0]
+    reporter = Reporter(log, period_s=5.0, clock=lambda: now[0])
+    for _ in range(10):
+        reporter.warning("/front", "front is bad")
+        now[0] += 0.1
+    reporter.warning("/rear", "rear is bad")  # another key is not silenced
+    assert log.lines == ["front is bad", "rear is bad"]
+    now[0] = 6.0
+    reporter.warning("/front", "front is bad")
+    assert log.lines[-1] == "front is bad (9 more like it since the last message)"
+    assert reporter.recent() == ["front is bad", "rear is bad"]
+    now[0] = 12.0
+    assert reporter.recent() == ["front is bad"]
+
+
+# --- books -----------------------------------------------------------------------------------------------------------
+
+
+def test_rates_and_samples() -> None:
+    rate = Rate()
+    assert rate.hz() == 0.0
+    assert rate.since_last_s is None
+    for _ in range(5):
+        rate.tick()
+        time.sleep(0.02)
+    assert 25 < rate.hz() < 55
+    samples = Samples()
+    assert samples.summary() == {}
+    for value in range(1, 101):
+        samples.add(value / 1000)
+    assert samples.summary() == {"p50": 50.5, "p95": 95.05, "p99": 99.01, "max": 100.0}
+
+
+def test_the_books_balance() -> None:
+    matcher, books = Matcher(CAMERAS), Statistics(CAMERAS)
+    for i in range(10):
+        for camera in CAMERAS:
+            if (camera, i) != ("rear_left", 3):
+                matcher.add(camera, Frame(i * 100_000_000))
+    for i in range(8):
+        books.publish(age_s=0.03 * i, spread_s=0.001)
+    books.drop("replaced")
+    now = books.snapshot(matcher)
+    assert (now["frames_in"], now["sweeps_out"], now["dropped"], now["in_flight"]) == (10, 8, 2, 0)
+    assert now["dropped_by_reason"] == {"incomplete:rear_left": 1, "replaced": 1}
+    assert sum(now["age_histogram"].values()) == 8
+    assert now["age_histogram"]["<=50ms"] == 1
+
+
+# --- health ----------------------------------------------------------------------------------------------------------
+
+
+def snapshot(**changes):
+    base = Statistics(CAMERAS).snapshot(Matcher(CAMERAS))
+    base.update(frames_in=100, sweeps_out=100, sets=100, rate_hz=10.0)
+    for camera in base["cameras"].values():
+        camera.update(received=100, rate_hz=10.0, silent_s=0.05)
+    return {**base, **changes}
+
+
+def judge(health: Health, now, settings: Settings | None = None, **about):
+    about = {"offsets_ms": {}, "publishers": {}, "notes": [], **about}
+    return {s.name: s for s in health.statuses(now, settings or Settings(), **about)}
+
+
+@pytest.fixture
+def health() -> Health:
+    made = Health()
+    made.state = "active"
+    return made
+
+
+def test_all_is_well(health) -> None:
+    found = judge(health, snapshot())
+    assert {s.level for s in found.values()} == {OK}
+    assert found["sweeps"].message == "10.0 Hz of 10.0 Hz"
+
+
+def test_a_level_must_last_before_it_is_reported() -> None:
+    level = Hysteresis()
+    assert [level(x) for x in (OK, WARN, WARN, OK, WARN, WARN, WARN, OK, OK, OK)] == [
+        *(OK, OK, OK, OK, OK, OK),
+        *(WARN, WARN, WARN),
+        OK,
+    ]
+
+
+def test_a_falling_rate_warns_then_errs(health) -> None:
+    judge(health, snapshot())
+    for rate, want in ((8.0, WARN), (4.0, ERROR), (10.0, OK)):
+        for _ in range(3):
+            found = judge(health, snapshot(rate_hz=rate))
+        assert found["sweeps"].level == want
+    assert judge(health, snapshot(), Settings(expected_rate=30.0))["sweeps"].message == "10.0 Hz of 30.0 Hz"
+
+
+def test_old_clouds_warn_and_err(health) -> None:
+    for age, want in ((500.0, OK), (2000.0, WARN), (9000.0, ERROR)):
+        found = judge(health, snapshot(age_ms={"p95": age}))["sweeps"]
+        assert found.level == want
+    assert "up to 9.00 s old" in found.message
+
+
+def test_a_silent_camera_is_named_with_its_topics(health) -> None:
+    now = snapshot()
+    now["cameras"]["rear_left"]["silent_s"] = 7.0
+    topics = {"rear_left": {"/rear_left/image": 0, "/rear_left/image/compressed": 0}}
+    found = judge(health, now, publishers=topics)["cameras"]
+    assert found.level == ERROR
+    assert "no images from rear_left for 7 s: nobody publishes /rear_left/image or" in found.message
+    topics["rear_left"]["/rear_left/image"] = 1
+    assert "its publisher is silent" in judge(health, now, publishers=topics)["cameras"].message
+
+
+@pytest.mark.parametrize(
+    ("gap", "said"),
+    [(33.0, "stamps are +33 ms off, tolerance is 20 ms"), (0.0, "FASTDDS_DEFAULT_PROFILES_FILE")],
+)
+def test_the_camera_that_breaks_sets_is_named_with_the_remedy(health, gap, said) -> None:
+    judge(health, snapshot())
+    for i in range(1, 4):
+        now = snapshot(frames_in=100 + 10 * i, sets_missing={"rear_right": 3 * i})
+        found = judge(health, now, offsets_ms={"rear_right": gap})["cameras"]
+    assert found.level == WARN
+    assert found.message.startswith("rear_right breaks sets")
+    assert said in found.message
+
+
+def test_trouble_and_states(health) -> None:
+    health.state, health.trouble = "unconfigured", "bundle x is altered"
+    found = judge(health, snapshot())
+    assert (found["node"].level, found["node"].message) == (ERROR, "unconfigured: bundle x is altered")
+    assert found["cameras"].level == found["sweeps"].level == OK
+    health.state, health.trouble = "loading the model", ""
+    assert judge(health, snapshot())["node"].level == WARN
+
+
+def test_drops_name_the_reason(health) -> None:
+    judge(health, snapshot())
+    now = snapshot(frames_in=110, dropped=4, dropped_by_reason={"replaced": 3, "engine": 1})
+    found = judge(health, now)["drops"]
+    assert (found.level, found.message) == (WARN, "4 of 110 frames dropped, lately 4, mostly replaced")
+
+
+# --- pipeline --------------------------------------------------------------------------------------------------------
+
+
+class Bench:
+    """A pipeline whose publications are kept."""
+
+    def __init__(self, **generator) -> None:
+        self.generator = StubGenerator("stub")
+        for name, value in generator.items():
+            setattr(self.generator, name, value)
+        self.books, self.log, self.now_ns = Statistics(CAMERAS), Log(), 0
+        self.published: list = []
+        self.pipeline = Pipeline(
+            self.generator,
+            lambda sweep, stamp, settings: self.published.append((sweep, stamp)),
+            self.books,
+            Reporter(self.log),
+            lambda: self.now_ns,
+        )
+
+    def run(self, settings: Settings | None = None, levels=(50, 50, 50), missing: int | None = None) -> dict:
+        frames = []
+        for i, level in enumerate(levels):
+            data = np.full((352, 640, 3), level, np.uint8).tobytes()
+            stamp = Message(sec=0, nanosec=i)
+            message = Message(
+                header=Message(stamp=stamp),
+                encoding="rgb8",
+                width=640,
+                height=352,
+                step=1920,
+                is_bigendian=0,
+                data=data,
+            )
+            picture = Message(message=message, transport="raw", topic=f"/{CAMERAS[i]}/image", received=0.0)
+            frames.append(None if i == missing else Frame(i, picture))
+        self.pipeline((FrameSet(tuple(frames), 0, 2), settings or Settings()))
+        return self.books.snapshot(Matcher(CAMERAS))
+
+
+def test_a_set_is_published_with_the_stamp_of_the_first_camera() -> None:
+    bench = Bench()
+    assert bench.run()["sweeps_out"] == 1
+    sweep, stamp = bench.published[0]
+    assert stamp.nanosec == 0
+    assert sweep.range_map[0, 1] == 15.0
+
+
+def test_limits_of_range_and_threshold_reach_the_output() -> None:
+    bench = Bench()
+    bench.run(Settings(max_range=12.0, return_threshold=0.8))
+    assert not bench.published[0][0].returns.any()
+    assert bench.generator.return_threshold == 0.8
+    bench.run(Settings())
+    assert bench.generator.return_threshold == 0.5  # the bundle's own again
+
+
+@pytest.mark.parametrize("error", [EngineError("no memory"), MemoryError()])
+def test_engine_failures_are_counted(error) -> None:
+    bench = Bench()
+
+    def fail(*_, **__):
+        raise error
+
+    bench.pipeline._generator = type("G", (), {"rig": bench.generator.rig, "__call__": fail})()
+    assert bench.run()["dropped_by_reason"] == {"engine": 1}
+    assert "the engine failed on a frame" in bench.log.lines[0]
+
+
+def test_output_that_is_not_finite_is_not_published() -> None:
+    from lidargen_ros.sweep import Sweep
+
+    bench = Bench()
+    nan = Sweep(np.full(SENSOR.shape, np.nan, np.float32), SENSOR)
+    bench.pipeline._generator = type(
+        "G", (), {"rig": bench.generator.rig, "__call__": lambda *_, **__: nan}
+    )()
+    assert bench.run()["dropped_by_reason"] == {"bad_output": 1}
+    assert not bench.published
+
+
+def test_min_cameras_lets_a_set_with_a_hole_pass() -> None:
+    bench = Bench()
+    assert bench.run(missing=1)["dropped_by_reason"] == {"bad_image": 1}
+    assert bench.run(Settings(min_cameras=2), missing=1)["sweeps_out"] == 1
