@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
+from tokenize import TokenError
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +47,7 @@ def parse_npy(data: bytes, where: str, max_bytes: int = MAX_MEMBER_BYTES) -> NDA
         if version not in readers:
             raise DataError(f"{where}: npy version {version} is not known; save it as 1.0")
         shape, fortran, dtype = readers[version](stream)
-    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError) as error:
+    except (ValueError, EOFError, SyntaxError, TypeError, MemoryError, RecursionError, TokenError) as error:
         raise DataError(f"{where}: not a readable npy array ({error}); write it again with numpy") from error
     if dtype.hasobject:
         raise DataError(f"{where}: holds Python objects, which are never loaded; store plain numbers or text")

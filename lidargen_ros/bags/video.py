@@ -120,6 +120,9 @@ class VideoReader:
         self._container.close()
 
 
+_OF_THE_PARENT: list[Any] = []
+
+
 class OpenFiles:
     """The last ``capacity`` opened files; the one unused longest is closed first.
 
@@ -132,7 +135,10 @@ class OpenFiles:
         self._pid = os.getpid()
 
     def __call__(self, path: Path) -> Any:
-        if self._pid != os.getpid():  # the parent's decoders and file offsets are shared: do not touch them
+        if self._pid != os.getpid():
+            # After a fork these belong to the parent. Freeing its decoders here waits for threads that this
+            # process does not have, for ever.
+            _OF_THE_PARENT.append(self._open)
             self._open, self._pid = OrderedDict(), os.getpid()
         if path not in self._open:
             self._open[path] = self._opener(path)
@@ -151,4 +157,4 @@ class OpenFiles:
         if self._pid == os.getpid():
             for file in self._open.values():
                 file.close()
-        self._open.clear()
+            self._open.clear()

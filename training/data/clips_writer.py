@@ -137,7 +137,7 @@ class ClipWriter:
 
     def __exit__(self, kind: type[BaseException] | None, _: object, __: TracebackType | None) -> None:
         self._close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._tidy()
 
     @property
     def spins(self) -> int:
@@ -228,7 +228,10 @@ class ClipWriter:
             target = self.root / part.relative_to(self._folder)
             target.parent.mkdir(parents=True, exist_ok=True)
             part.replace(target)
-        shutil.rmtree(self._folder)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):  # another clip may still be under way
             self._folder.parent.rmdir()
 
