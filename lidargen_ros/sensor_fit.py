@@ -9,21 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter1d
-from scipy.signal import find_peaks
 
 from .bags.pointclouds import Cloud
 from .errors import CalibrationError
-from .sensors import Sensor
+from .sensor_rows import LEAST_POINTS, groups, nearest, rings_of, rows_by_peaks, rows_by_ring
+from .sensors import Sensor, list_sensors, load_sensor
 
 _NEAR_M = 3.0  # closer points see the beams' distance from the centre of the sensor
-_LEAST_POINTS = 20  # a row with fewer over all clouds has no trustworthy elevation
-_BIN_DEG = 0.01
-_UNEVEN = 0.12  # median residual / row spacing; points spread evenly would give 0.25
 
 
 @dataclass(frozen=True)
@@ -42,16 +39,6 @@ class SensorFit:
     residual_deg: NDArray
     counts: NDArray
     notes: list[str] = field(default_factory=list)
-
-
-def rings_of(cloud: Cloud) -> NDArray | None:
-    """[N] ring numbers of a cloud: its own, else the rows (or columns) of the organised message, else None."""
-    if cloud.ring is not None or cloud.cell is None or not len(cloud):
-        return cloud.ring
-    # Along a ring elevations hardly change: Ouster has rings as rows, Velodyne as columns.
-    elevation = np.degrees(np.arcsin(cloud.points[:, 2] / np.linalg.norm(cloud.points, axis=1)))
-    spread = [_spread_within(elevation, cloud.cell[:, axis]) for axis in (0, 1)]
-    return cloud.cell[:, int(spread[1] < spread[0])]
 
 
 def fit_sensor(
@@ -80,16 +67,16 @@ def fit_sensor(
     rings = [rings_of(cloud) for cloud in clouds]
     if all(ring is not None for ring in rings):
         ring = np.concatenate([r for r in rings if r is not None])
-        elevations, ring_rows = _rows_by_ring(ring[far], elevation[far], name, notes)
+        elevations, ring_rows = rows_by_ring(ring[far], elevation[far], name, notes)
         row = ring_rows[ring]
     else:
         notes.append("no ring field: rows are the peaks of the elevation histogram")
-        elevations, ring_rows = _rows_by_peaks(elevation[far], name), None
-        row = _nearest(elevation, elevations)
+        elevations, ring_rows = rows_by_peaks(elevation[far], name), None
+        row = nearest(elevation, elevations)
     kept = far & (row >= 0)
     residual = np.abs(elevation[kept] - elevations[row[kept]])
     counts = np.bincount(row[kept], minlength=len(elevations))
-    residuals = np.array([np.median(part) for part in _groups(residual, row[kept], len(elevations))])
+    residuals = np.array([np.median(part) for part in groups(residual, row[kept], len(elevations))])
     if len(elevations) > 1 and (blurred := np.flatnonzero(residuals > 0.2 * -np.gradient(elevations))).size:
         notes.append(
             f"{blurred.size} of {len(elevations)} rows are blurred: are the clouds motion-compensated?"
@@ -120,86 +107,17 @@ def fit_sensor(
     return SensorFit(sensor, ring_rows, residuals, counts, notes)
 
 
-def _groups(values: NDArray, group: NDArray, count: int) -> list[NDArray]:
-    """``values`` split by group number."""
-    order = np.argsort(group, kind="stable")
-    return np.split(values[order], np.cumsum(np.bincount(group, minlength=count))[:-1])
-
-
-def _spread_within(values: NDArray, group: NDArray) -> float:
-    """Mean distance of values from the median of their group."""
-    parts = [part for part in _groups(values, group, int(group.max()) + 1) if len(part) > 1]
-    return float(np.mean([np.abs(part - np.median(part)).mean() for part in parts])) if parts else np.inf
-
-
-def _nearest(values: NDArray, falling: NDArray) -> NDArray:
-    middles = (falling[1:] + falling[:-1]) / 2
-    return len(middles) - np.searchsorted(middles[::-1], values)
-
-
-def _rows_by_ring(ring: NDArray, elevation: NDArray, name: str, notes: list[str]) -> tuple[NDArray, NDArray]:
-    """Falling elevations, and the row of each ring number."""
-    parts = _groups(elevation, ring, int(ring.max()) + 1 if len(ring) else 0)
-    found = [i for i, part in enumerate(parts) if len(part) >= _LEAST_POINTS]
-    if not found:
-        raise CalibrationError(f"sensor {name!r}: no ring has {_LEAST_POINTS} points; give more clouds")
-    sparse = [i for i, part in enumerate(parts) if 0 < len(part) < _LEAST_POINTS]
-    if sparse:
-        notes.append(f"rings {sparse} have fewer than {_LEAST_POINTS} points and are left out")
-    medians = {i: float(np.median(parts[i])) for i in found}
-    order = sorted(found, key=lambda i: -medians[i])
-    elevations: list[float] = []
-    ring_rows = np.full(len(parts), -1)
-    for i in order:
-        if elevations and elevations[-1] - medians[i] < 1e-3:
-            notes.append(f"ring {i} points as high as another one and shares its row")
-        else:
-            elevations.append(medians[i])
-        ring_rows[i] = len(elevations) - 1
-    return np.array(elevations), ring_rows
-
-
-def _rows_by_peaks(elevation: NDArray, name: str) -> NDArray:
-    """Falling elevations at the peaks of the histogram, for the smoothing under which rows are sharpest."""
-    histogram = np.histogram(elevation, bins=np.arange(-90, 90 + _BIN_DEG, _BIN_DEG))[0].astype(float)
-    best, sharpest = np.zeros(0), np.inf
-    for sigma in (1.5, 3.0, 6.0, 12.0):
-        smooth = gaussian_filter1d(histogram, sigma)
-        peaks, _ = find_peaks(smooth, height=0.02 * smooth.max(), distance=4 * sigma)
-        if len(peaks) < 2:
-            continue
-        rows = -90 + (peaks[::-1] + 0.5) * _BIN_DEG
-        for _ in range(3):  # peaks of a histogram -> medians of the points around them
-            parts = _groups(elevation, _nearest(elevation, rows), len(rows))
-            rows = np.array([np.median(p) for p in parts if len(p) >= _LEAST_POINTS])
-        if len(rows) < 2:
-            continue
-        row = _nearest(elevation, rows)
-        gaps = np.pad(-np.diff(rows), 1, mode="edge")
-        # Against the nearer neighbour: a row split in two by noise counts as blurred, not as two sharp rows.
-        spacing = np.minimum(gaps[1:], gaps[:-1])
-        blur = float(np.median(np.abs(elevation - rows[row]) / spacing[row]))
-        if blur < sharpest:
-            best, sharpest = rows, blur
-    if sharpest > _UNEVEN:
-        raise CalibrationError(
-            f"sensor {name!r}: elevations form no rows (blur {sharpest:.2f} of their spacing); use clouds that "
-            "are not motion-compensated, or with a ring field, or a sensor file"
-        )
-    return best
-
-
 def _columns(clouds: Sequence[Cloud], azimuths: Sequence[NDArray], rows: Sequence[NDArray]) -> int:
     """Firings per full turn, from the usual azimuth step between neighbours of a row."""
     steps = []
     for cloud, azimuth, row in zip(clouds, azimuths, rows, strict=True):
         if cloud.cell is not None and cloud.ring is None:
             return max(cloud.shape)
-        for part in _groups(azimuth[row >= 0], row[row >= 0], int(row.max(initial=-1)) + 1):
+        for part in groups(azimuth[row >= 0], row[row >= 0], int(row.max(initial=-1)) + 1):
             gaps = np.diff(np.sort(part))
             steps.append(gaps[gaps > np.deg2rad(0.02)])  # second returns lie on the first ones
     gaps = np.concatenate(steps) if steps else np.zeros(0)
-    if len(gaps) < _LEAST_POINTS:
+    if len(gaps) < LEAST_POINTS:
         raise CalibrationError("sensor fit: too few points to tell the columns; give them")
     single = np.median(gaps)
     return round(2 * np.pi / float(np.mean(gaps[np.abs(gaps - single) < 0.25 * single])))
@@ -293,24 +211,8 @@ def _azimuth_offsets(
         row.append(r)
     left_all, row_all = np.concatenate(left), np.concatenate(row)
     seen = row_all >= 0
-    parts = _groups(left_all[seen], row_all[seen], count)
-    return np.round([np.degrees(np.angle(part.mean())) if len(part) else 0.0 for part in parts], 2)
-
-
-def read_clouds(paths: Sequence[Path], topic: str = "", count: int = 10) -> list[Cloud]:
-    """Clouds from single files (npz, npy, bin, pcd), or the first ``count`` of a topic of a rosbag.
-
-    Raises:
-        DataError: a file that cannot be read, a bag without that topic.
-    """
-    from .bags.cloud_files import SUFFIXES, read_cloud
-
-    clouds: list[Cloud] = []
-    for path in paths:
-        if path.suffix in SUFFIXES:
-            clouds.append(read_cloud(path))
-            continue
-    return clouds
+    parts = groups(left_all[seen], row_all[seen], count)
+    return np.round([np.degrees(np.angle(part.mean())) if len(part) else 0.0 for part in parts], 2) + 0.0
 
 
 def register(app: Any) -> None:
@@ -319,3 +221,54 @@ def register(app: Any) -> None:
 
     sensors = typer.Typer(help="LiDAR sensors: those that are known, and unknown ones from their clouds.")
     app.add_typer(sensors, name="sensors")
+
+    @sensors.command("list")
+    def list_command() -> None:
+        """The ready sensors."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("name", "rows", "columns", "elevations (deg)", "range (m)", "source")
+        for name in list_sensors():
+            s = load_sensor(name)
+            elevations = f"{s.elevations_deg[0]:.1f} to {s.elevations_deg[-1]:.1f}"
+            limits = f"{s.min_range_m:g} to {s.max_range_m:g}"
+            table.add_row(name, str(s.rows), str(s.columns), elevations, limits, s.source)
+        Console().print(table)
+
+    @sensors.command("fit")
+    def fit_command(
+        clouds: Annotated[list[Path], typer.Argument(help="npz, npy, bin or pcd files, or a rosbag.")],
+        out: Annotated[Path | None, typer.Option(help="YAML file to write; printed if left out.")] = None,
+        topic: Annotated[str, typer.Option(help="PointCloud2 of the bag; may be left out if only one.")] = "",
+        name: Annotated[str, typer.Option(help="Name of the sensor.")] = "fitted",
+        count: Annotated[int, typer.Option(help="Clouds to take from a bag.", min=1)] = 10,
+        columns: Annotated[int | None, typer.Option(help="Firings per turn, if known.", min=1)] = None,
+    ) -> None:
+        """Estimate an unknown spinning LiDAR from a few of its clouds (not motion-compensated, full turns)."""
+        from .bags.cloud_files import read_clouds
+
+        fit = fit_sensor(read_clouds(clouds, topic, count), name, columns)
+        _show(fit)
+        text = yaml.safe_dump(fit.sensor.to_dict(), sort_keys=False, default_flow_style=None, width=110)
+        if out is None:
+            typer.echo(text)
+        else:
+            out.write_text(text)
+            typer.echo(f"{out}: use it as --sensor {out}, or as lidar.sensor of from_bag")
+
+
+def _show(fit: SensorFit) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("row", "ring", "elevation (deg)", "residual (deg)", "points")
+    for row, elevation in enumerate(fit.sensor.elevations_deg):
+        rings = "" if fit.ring_rows is None else ", ".join(map(str, np.flatnonzero(fit.ring_rows == row)))
+        table.add_row(
+            str(row), rings, f"{elevation:.3f}", f"{fit.residual_deg[row]:.3f}", str(fit.counts[row])
+        )
+    console = Console(stderr=True)
+    console.print(table)
+    for note in fit.notes:
+        console.print(f"note: {note}", highlight=False)

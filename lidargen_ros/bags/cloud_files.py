@@ -2,6 +2,9 @@
 """Clouds from single files: npz, npy, KITTI and nuScenes ``.bin``, and PCD (ascii or binary)."""
 
 import io
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError, InputError
 from .archives import MIB, parse_npy, parse_npz
-from .pointclouds import Cloud, decode_cloud
+from .pointclouds import Cloud, cloud_from_message, decode_cloud
 
 SUFFIXES = (".npz", ".npy", ".bin", ".pcd")
 _MAX_BYTES = 512 * MIB
@@ -57,6 +60,40 @@ def read_cloud(path: Path) -> Cloud:
     raise DataError(f"{path}: not a cloud file; known are {', '.join(SUFFIXES)}, and rosbags with --topic")
 
 
+def read_clouds(paths: Sequence[Path], topic: str = "", count: int = 10) -> list[Cloud]:
+    """Clouds of single files, or the first ``count`` of a topic of each rosbag.
+
+    Args:
+        topic: PointCloud2 topic; empty takes the only one.
+
+    Raises:
+        DataError: see :func:`read_cloud`; a bag that cannot be read, or without that topic.
+    """
+    clouds: list[Cloud] = []
+    for path in paths:
+        if path.suffix in SUFFIXES:
+            clouds.append(read_cloud(path))
+        else:
+            clouds.extend(_from_bag(path, topic, count))
+    return clouds
+
+
+def _from_bag(path: Path, topic: str, count: int) -> list[Cloud]:
+    from .reader import BagReader
+
+    with BagReader(path) as bag:
+        topics = [t.name for t in bag.topics.values() if t.msgtype == "sensor_msgs/msg/PointCloud2"]
+        if topic not in topics and (topic or len(topics) != 1):
+            listed = ", ".join(topics) or "none"
+            raise DataError(f"bag {path}: give one of its PointCloud2 topics with --topic: {listed}")
+        chosen = topic or topics[0]
+        try:
+            messages = islice(bag.messages([chosen]), count)
+            return [cloud_from_message(message.decode(), f"{path}: {chosen}") for message in messages]
+        except InputError as error:
+            raise DataError(str(error)) from error
+
+
 def _from_table(table: NDArray, path: Path) -> Cloud:
     if table.ndim != 2 or table.shape[1] < 3 or table.dtype.kind not in "fiu":
         raise DataError(
@@ -73,29 +110,26 @@ def _from_table(table: NDArray, path: Path) -> Cloud:
 
 
 def _from_arrays(arrays: dict[str, NDArray], path: Path) -> Cloud:
+    """An npz: one table, or xyz (or points, or x, y and z) with intensity and ring (or row) beside."""
     if len(arrays) == 1:
         return _from_table(next(iter(arrays.values())), path)
-    names = [name for name in ("xyz", "points") if name in arrays]
-    if names:
-        columns = list(np.asarray(arrays[names[0]])[:, :3].T)
-    elif {"x", "y", "z"} <= arrays.keys():
-        columns = [arrays[axis] for axis in "xyz"]
-    else:
-        raise DataError(f"{path}: holds {sorted(arrays)}; expected points, xyz, or x, y and z")
-    for name in ("intensity", "ring"):
-        columns.append(arrays.get(name, arrays.get("row") if name == "ring" else None))
-    if any(column is not None and column.shape != columns[0].shape for column in columns):
-        raise DataError(f"{path}: points, intensity and ring differ in length")
-    cloud = _from_table(np.stack([np.asarray(column, np.float64) for column in columns[:3]], axis=-1), path)
-    if len(cloud) != len(columns[0]):
-        raise DataError(f"{path}: holds NaN, infinity or points at the origin; remove them")
-    intensity, ring = columns[3:]
-    return Cloud(
-        points=cloud.points,
-        intensity=None if intensity is None else intensity.astype(np.float32),
-        ring=None if ring is None else ring.astype(np.int32),
-        shape=cloud.shape,
-    )
+    points = arrays.get("xyz", arrays.get("points"))
+    axes = [arrays.get(axis) for axis in "xyz"] if points is None else list(points.T[:3])
+    intensity, ring = arrays.get("intensity"), arrays.get("ring", arrays.get("row"))
+    columns = [column for column in (*axes, intensity, ring) if column is not None]
+    if (
+        any(axis is None for axis in axes)
+        or len({column.shape for column in columns}) != 1
+        or columns[0].ndim != 1
+    ):
+        shapes = {name: array.shape for name, array in arrays.items()}
+        raise DataError(
+            f"{path}: holds {shapes}; expected points [N, 3], or x, y and z [N], and lists beside"
+        )
+    if ring is not None and intensity is None:
+        columns.insert(3, np.zeros(len(ring)))
+    cloud = _from_table(np.stack([np.asarray(column, np.float64) for column in columns], axis=-1), path)
+    return cloud if intensity is not None else replace(cloud, intensity=None)
 
 
 def _from_pcd(data: bytes, path: Path) -> Cloud:

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from lidargen_ros.bags.pointclouds import Cloud
 from lidargen_ros.errors import CalibrationError, DataError
 from lidargen_ros.motion import transform
-from lidargen_ros.sensor_fit import SensorFit, firing_order, fit_sensor, rings_of
+from lidargen_ros.sensor_fit import SensorFit, firing_order, fit_sensor
+from lidargen_ros.sensor_rows import rings_of
 from lidargen_ros.sensors import load_sensor
 
 from .bag_config import LidarConfig
