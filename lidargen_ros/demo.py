@@ -6,12 +6,13 @@ Three processes on an own ROS domain of the loopback: player, node, recorder. RO
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from .demo_report import make_report, write_preview
 from .errors import DataError, LidargenError
@@ -113,6 +114,8 @@ def run_demo(
         )
         _watch(player, [lidar, recorder], logs / "sweeps.txt", limit_s, tell)
         played = json.loads((logs / "player.json").read_text())
+        if played["node"] is None:
+            raise LidargenError(f"the node did not tell what it did; the end of {lidar.log}:\n{lidar.tail()}")
         # Reliable delivery may still be on its way to the recorder.
         wait_until(lambda: len(_lines(logs / "sweeps.txt")) >= played["node"]["sweeps_out"], _MARGIN_S)
         _ended(recorder.stop(_END_S), recorder)
@@ -127,13 +130,14 @@ def run_demo(
 
 def _watch(player: Child, others: list[Child], sweeps: Path, limit_s: float, tell: Any) -> None:
     """Until the player has ended. Raises LidargenError if a process fails or the time is over."""
-    deadline = time.monotonic() + _READY_S + limit_s + _END_S
+    allowed = _READY_S + limit_s + _END_S
+    deadline = time.monotonic() + allowed
     while player.running:
         for child in others:
             if not child.running:
                 _ended(child.returncode or 1, child)
         if time.monotonic() > deadline:
-            raise LidargenError(f"the demo did not end within {deadline:.0f} s; see {player.log.parent}")
+            raise LidargenError(f"the demo did not end within {allowed:.0f} s; see {player.log.parent}")
         tell(len(_lines(sweeps)), None, "generating")
         player.wait(0.2)
     _ended(player.returncode or 0, player)
@@ -180,8 +184,6 @@ def main(
     threads: int = 0,
 ) -> int:
     """The command: progress bar, then what was made. Exit status 0, or 1 with one message."""
-    import sys
-
     from rich.console import Console
 
     from .bags.reader import BagReader
@@ -210,3 +212,21 @@ def main(
         soft_wrap=True,
     )
     return 0
+
+
+def register(app: Any) -> None:
+    """Add ``demo`` to a typer application."""
+    import typer
+
+    @app.command("demo")
+    def command(
+        out: Annotated[Path, typer.Option(help="Folder for what is made.")] = Path("out/demo"),
+        drive: Annotated[
+            Path | None, typer.Option(help="Bag with rig.yaml and lidar.yaml; default is the sample drive.")
+        ] = None,
+        bundle: Annotated[str, typer.Option(help="Model bundle.")] = "nano",
+        engine: Annotated[str, typer.Option(help="Engine that runs it.")] = "auto",
+        threads: Annotated[int, typer.Option(help="Host threads per frame; 0 is one per core.")] = 0,
+    ) -> None:
+        """Play a drive over DDS, let the node make a LiDAR of its cameras, record it and compare with the truth."""
+        raise typer.Exit(main(out, drive, bundle, engine, threads))

@@ -95,14 +95,14 @@ class Player:
         found: dict[str, Any] = json.loads(future.result().message)
         return found
 
-    def wait_for_node(self, subscribers: int, timeout_s: float) -> None:
-        """Until the node is active and has that many subscribers on ``points``.
+    def wait_for_node(self, subscribers: int, timeout_s: float, stop: threading.Event) -> None:
+        """Until the node is active and has that many subscribers on ``points``, or ``stop``.
 
         Raises:
             ConfigError: not within the time; says what was missing.
         """
         deadline, known = time.monotonic() + timeout_s, None
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and not stop.is_set():
             known = self.statistics(0.5)
             images = [p for t, p in self._out.items() if t.startswith(self._reference)]
             if (
@@ -113,6 +113,8 @@ class Player:
             ):
                 return
             self._spin(0.1)
+        if stop.is_set():
+            return
         state = "no answer" if known is None else f"{known['state']}, subscribers {known['subscribers']}"
         raise ConfigError(f"the node was not ready within {timeout_s:g} s: {state}; see its log")
 
@@ -227,18 +229,19 @@ def main(args: list[str] | None = None) -> int:
             for topic, why in player.skipped.items():
                 player.node.get_logger().warning(f"{topic} is not played: {why}")
             if options.subscribers:
-                player.wait_for_node(options.subscribers, options.ready_within)
+                player.wait_for_node(options.subscribers, options.ready_within, stop)
             deadline, lap = time.monotonic() + options.limit, 0
             while (
                 not stop.is_set() and time.monotonic() < deadline and (lap < options.loop or not options.loop)
             ):
                 player.play(stop, deadline)
                 lap += 1
-            player.drain()
+            player.drain(0.0 if stop.is_set() else PATIENCE_S)
             if bag.damage:
                 player.node.get_logger().error(bag.damage)
             if options.report:
-                _report(player, bag, options.report)
+                node = None if stop.is_set() else player.final_statistics()
+                _report(player, bag, node, options.report)
     except LidargenError as e:
         print(f"lidargen_player: {e}", file=sys.stderr)
         return 1
@@ -249,7 +252,7 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def _report(player: Player, bag: BagReader, path: Path) -> None:
+def _report(player: Player, bag: BagReader, node: dict[str, Any] | None, path: Path) -> None:
     content = {
         "frames": player.frames,
         "in_bag": sum(t.count for n, t in bag.topics.items() if n.startswith("/front/image")),
@@ -259,7 +262,7 @@ def _report(player: Player, bag: BagReader, path: Path) -> None:
         "held_s": round(player.held_s, 3),
         "unanswered": player.unanswered + len(player.on_their_way),
         "played_at_ns": {str(k): v for k, v in player.played_at_ns.items()},
-        "node": player.final_statistics(),
+        "node": node,
     }
     path.write_text(json.dumps(content))
 

@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -93,8 +93,11 @@ class Children:
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # Also what a child mapped of one that is gone already and left it behind.
+        seen: set[str] = set().union(*(shared_memory_of(c.pid) for c in self.all if c.running))
         for child in reversed(self.all):
             child.stop()
+        remove_abandoned(seen)
 
 
 def shared_memory_of(pid: int) -> set[str]:
@@ -113,6 +116,11 @@ def shared_memory_of(pid: int) -> set[str]:
     return found
 
 
+def is_abandoned(name: str) -> bool:
+    """Whether a shared-memory file of Fast DDS lies there without a living owner."""
+    return (_SHM / name).exists() and not any(_locked(_SHM / f"{name}{end}") for end in ("_el", "_sl"))
+
+
 def remove_abandoned(names: set[str]) -> list[str]:
     """Remove those shared-memory files that no living process holds; returns what went.
 
@@ -123,7 +131,7 @@ def remove_abandoned(names: set[str]) -> list[str]:
     for name in sorted(
         {n.removesuffix("_el").removesuffix("_sl") for n in names if not n.startswith("sem.")}
     ):
-        if any(_locked(_SHM / f"{name}{suffix}") for suffix in ("_el", "_sl")):
+        if not is_abandoned(name):
             continue
         for file in (f"{name}", f"{name}_el", f"{name}_sl", f"sem.{name}_mutex"):
             with contextlib.suppress(OSError):
@@ -143,7 +151,7 @@ def _locked(path: Path) -> bool:
     return False
 
 
-def wait_until(condition, timeout_s: float, step_s: float = 0.05) -> bool:  # type: ignore[no-untyped-def]
+def wait_until(condition: Callable[[], object], timeout_s: float, step_s: float = 0.05) -> bool:
     """Whether ``condition()`` became true within the time."""
     deadline = time.monotonic() + timeout_s
     while not condition():
