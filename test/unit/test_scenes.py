@@ -102,6 +102,8 @@ def test_worlds_are_finite_and_furnished():
 def test_layout_can_be_chosen():
     worlds = make_worlds(torch.arange(3) + FIRST, torch.tensor([3, 3, 3]))
     assert worlds.layout.tolist() == [3, 3, 3]
+    drawn = make_worlds(torch.arange(3) + FIRST)
+    torch.testing.assert_close(make_worlds(drawn.seeds, drawn.layout).prims, drawn.prims)
 
 
 def test_distance_to_each_kind_of_primitive():

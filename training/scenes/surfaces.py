@@ -209,12 +209,7 @@ def object_surface(
     # Crowns are round: a slanted projection of space instead of coordinates on the surface.
     is_round = leafy & ~is_box
     sx, sy = torch.where(is_round, lx + 0.73 * z, s), torch.where(is_round, ly + 0.41 * z, r)
-    noise1 = (
-        noise(
-            (s + slant) / small, (r + slant) / (small * torch.where(material == w.TRUNK, 6.0, 1.0)), key + 1
-        )
-        - 0.5
-    )
+    noise1 = noise(sx / small, sy / (small * torch.where(material == w.TRUNK, 6.0, 1.0)), key + 1) - 0.5
     noise1 = noise1 * (small / blur).clamp(0.0, 1.0)
     noise2 = noise(sx / large, sy / large, key + 2) - 0.5
     row = torch.floor(r / 0.075)

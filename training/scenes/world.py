@@ -214,7 +214,8 @@ class _Draw:
     def __init__(self, seeds: Tensor, layout: Tensor | None):
         self.table = uniforms(seeds, 4096)
         self.next = 0
-        self.layout = (self(1)[:, 0] * len(LAYOUTS)).long() if layout is None else layout
+        drawn = (self(1)[:, 0] * len(LAYOUTS)).long()
+        self.layout = drawn if layout is None else layout.to(seeds.device)
         device = seeds.device
         rules = torch.tensor(list(_RULES.values()), dtype=torch.float32).to(device)[
             :, self.layout
