@@ -179,7 +179,10 @@ def _start_and_span(
         notes.append("spins begin at changing azimuths: 180 deg (straight back) assumed")
         return 180.0, 360.0
     step = 360 / columns * (1 if clockwise else -1)
-    begin = round(float(np.degrees(np.angle(mean))) + step, 1)
+    begin = float(np.degrees(np.angle(mean))) + step
+    even = 15 * round(begin / 15)
+    # Drivers cut at even angles; the estimate is good to half a column.
+    begin = float(even) if abs(begin - even) < max(0.3, abs(step) / 2) else round(begin, 1)
     return (180.0 if abs(begin) == 180.0 else begin), 360.0
 
 

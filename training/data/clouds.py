@@ -137,10 +137,10 @@ class CloudReader:
         return (turn_share(cloud.points, self.sensor) - cut) % 1.0
 
     def _cut(self, cloud: Cloud) -> float:
-        """Share of a turn at the first points."""
+        """Share of a turn at which the cloud begins: one column before the middle of its first two."""
         order = firing_order(cloud)[: max(1, 2 * len(cloud) // self.sensor.columns)]
         angle = np.exp(2j * np.pi * turn_share(cloud.points[order], self.sensor)).mean()
-        return float(np.angle(angle) / (2 * np.pi) % 1.0)
+        return float((np.angle(angle) / (2 * np.pi) - 1 / self.sensor.columns) % 1.0)
 
 
 def _sectors(clouds: Sequence[Cloud]) -> int:

@@ -20,7 +20,7 @@ from lidargen_ros.motion import invert_pose
 from lidargen_ros.projection import points_to_range_map
 
 from .clips_writer import ClipWriter
-from .drive import Drive, Picture, Spin, Track
+from .drive import Drive, Picture, Spin
 from .ftheta_fit import Lens, lens_for
 
 _MOST_WAITING = 120  # pictures per camera held until the LiDAR catches up
@@ -136,12 +136,16 @@ class _ClipJob:
         self.first_us: int | None = None
         self.passed_us = 0  # pictures up to here have been decided
         self.used_frame = -1
-        self.origin: NDArray | None = None
+        self.origin = np.eye(4)
         self.tolerance_us = round((options.spin_tolerance_s or 0.55 / drive.fps) * 1e6)
 
     def run(self, progress: Callable[[float], None]) -> None:
         """Read the window to its end and finish the clip, unless too little of it is usable."""
-        self.track, events = self.drive.read(self.window)
+        try:
+            self.track, events = self.drive.read(self.window)
+        except DataError as error:  # nothing recorded of the motion, for example; the other clips may be well
+            self._refuse(error, self.summary.clips_dropped, "clip")
+            return
         for event in events:
             if isinstance(event, Picture):
                 self._take_picture(event)
@@ -196,7 +200,9 @@ class _ClipJob:
         elif self.track.largest_gap_us(spin.start_us, spin.end_us) > self.options.max_track_gap_s * 1e6:
             self._drop_spins(f"more than {self.options.max_track_gap_s} s between poses")
         else:
-            self.first_us = spin.start_us if self.first_us is None else self.first_us
+            if self.first_us is None:
+                # Poses are stored as float32: the world of a clip begins at its first spin, so they stay small.
+                self.first_us, self.origin = spin.start_us, invert_pose(self.track.at([spin.start_us])[0])
             self.spins.append(spin)
             self.passed_us = max(self.passed_us, spin.end_us)
 
@@ -263,17 +269,15 @@ class _ClipJob:
         for camera in loaded:
             picture = chosen[camera]
             assert picture is not None
-            pose = self._world(self.track, picture.time_us) @ self.drive.views[camera].camera_to_lidar
+            pose = self._world(picture.time_us) @ self.drive.views[camera].camera_to_lidar
             self.writer.add_camera_pose(camera, frame, pose, picture.time_us)
         if len(loaded) == len(self.cameras):
             self.complete.append((frame, reference.time_us))
 
-    def _world(self, track: Track, time_us: int) -> NDArray:
-        """LiDAR-to-world [4, 4] with the clip's own origin: poses are stored as float32, so they stay small."""
-        pose = track.at([time_us])[0]
-        if self.origin is None:
-            self.origin = invert_pose(pose)
-        return self.origin @ pose
+    def _world(self, time_us: int) -> NDArray:
+        """LiDAR-to-world [4, 4] in the clip's own world."""
+        pose: NDArray = self.origin @ self.track.at([time_us])[0]
+        return pose
 
     def _write_spin(self, spin: Spin) -> None:
         self.last_spin_us = spin.start_us
@@ -289,7 +293,7 @@ class _ClipJob:
             self._drop_spins("no point on the sensor's rays")
             return
         frame, time_us = self.complete.popleft()
-        poses = np.stack([self._world(self.track, t) for t in (spin.start_us, spin.end_us)])
+        poses = np.stack([self._world(t) for t in (spin.start_us, spin.end_us)])
         times = (spin.start_us, spin.end_us)
         self.writer.add_spin(
             frame, range_map, poses, times, intensity if spin.intensity is not None else None

@@ -37,7 +37,8 @@ class Recut:
 
     def add(self, spin: Spin, cut: float) -> Spin | None:
         """The turn that this cloud completes, if any; ``cut``: share (:func:`turn_share`) at which it begins."""
-        if min(cut, 1 - cut) * 360 <= _SAME_DEG or not self._sensor.full_turn:
+        off = min(cut, 1 - cut) * 360  # degrees
+        if off <= max(_SAME_DEG, 540 / self._sensor.columns) or not self._sensor.full_turn:
             self._before = None
             return spin
         before, self._before = self._before, (spin, cut)

@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def write_atomically(path: Path, text: str) -> None:
 
 def as_dict(summary: Summary) -> dict[str, Any]:
     """Summary as plain JSON; the sync errors become their quantiles in milliseconds."""
-    data: dict[str, Any] = asdict(summary)
+    data: dict[str, Any] = {f.name: getattr(summary, f.name) for f in fields(summary)}
     errors = np.array(data.pop("sync_error_us"), np.float64) / 1000
     quantiles = (0, 5, 50, 95, 100)
     data["sync_error_ms"] = (

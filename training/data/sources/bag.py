@@ -76,6 +76,7 @@ class BagDrive:
         self._first_ns = next(self._messages([self._cloud_topic])).time_ns
         if self._tf:  # robot models of ROS 1 repeat fixed transforms on /tf
             self._add_motion(self._tree, self._first_ns, self._first_ns + _MARGIN_NS, self._tf)
+        self._motion = self._motion_topics()
         self._turned = _yaw(config.lidar.yaw_deg)
         self._clouds = CloudReader(first, config.lidar, self._turned, self.notes)
         self.sensor = self._clouds.sensor
@@ -167,6 +168,18 @@ class BagDrive:
 
     # --- motion ----------------------------------------------------------------------------------------------
 
+    def _motion_topics(self) -> list[str]:
+        given = self._config.motion
+        if given.stationary:
+            return []
+        poses = [self._topic(given.topic, _POSES, "motion.topic")] if given.topic else []
+        if not poses and not self._tf:
+            raise DataError(
+                f"bag {self._reader.path}: no /tf and no motion.topic; give a topic of poses, or "
+                "motion.stationary=true"
+            )
+        return [*poses, *self._tf]
+
     def _add_motion(self, tree: FrameTree, start: int, stop: int, topics: Sequence[str]) -> str:
         """Add the moving transforms recorded in start..stop; returns the fixed frame named by pose messages."""
         fixed_frame = ""
@@ -189,19 +202,12 @@ class BagDrive:
     def _track(self, start: int, stop: int) -> Track:
         motion = self._config.motion
         if motion.stationary:
-            ends = np.array([start - 10**12, stop + 10**12]) // 1000
             first = next(self._messages([self._cloud_topic], start, stop), None)
-            offset = 0 if first is None else _stamp(first) // 1000 - first.time_ns // 1000
-            return Track(ends + offset, np.tile(np.eye(4), (2, 1, 1)))
-        topics = list(self._tf)
-        if motion.topic:
-            topics = [self._topic(motion.topic, _POSES, "motion.topic"), *topics]
-        if not topics:
-            raise DataError(
-                f"bag {self._reader.path}: no /tf and no motion.topic; give a topic of poses, or motion.stationary=true"
-            )
+            offset = 0 if first is None else _stamp(first) - first.time_ns
+            times = np.arange(start - _MARGIN_NS, stop + _MARGIN_NS, 10**8) + offset
+            return Track(times // 1000, np.tile(np.eye(4), (len(times), 1, 1)))
         tree = self._tree.copy()
-        named = self._add_motion(tree, start - _MARGIN_NS, stop + _MARGIN_NS, topics)
+        named = self._add_motion(tree, start - _MARGIN_NS, stop + _MARGIN_NS, self._motion)
         fixed = motion.fixed_frame or named or next((f for f in ("odom", "map") if f in tree.frames), "")
         if not fixed:
             raise DataError(f"bag {self._reader.path}: no frame odom or map in tf; set motion.fixed_frame")
