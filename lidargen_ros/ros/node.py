@@ -76,6 +76,7 @@ class LidarNode(LifecycleNode):
         self._calibrated = False
         self._jump_handle: Any = None
         self._timer: Any = None
+        self._metadata_lock = threading.Lock()
         self.create_service(Trigger, "~/statistics", self._on_statistics)
         self._diagnostics = Diagnostics(self, self.settings.diagnostics_period, self._statuses)
 
@@ -201,10 +202,10 @@ class LidarNode(LifecycleNode):
         if self._worker is None:
             self.statistics.drop("deactivated")
         elif not self._calibrated:
-            self.statistics.drop("no_calibration")
             missing = self._calibration.missing if self._calibration else []
             topics = ", ".join(f"{c}/camera_info" for c in missing) or "camera_info"
             self.reporter.warning("calibration", f"no usable calibration yet on {topics}: images are dropped")
+            self.statistics.drop("no_calibration")
         else:
             self._worker.submit((found, self.settings))
 
@@ -230,17 +231,20 @@ class LidarNode(LifecycleNode):
         self.get_logger().info("ray maps follow a new calibration")
 
     def _on_failure(self, item: Any, error: Exception) -> None:
-        if isinstance(item, tuple):
-            self.statistics.drop("failed")
         text = "".join(traceback.format_exception(error)).rstrip()
         self.reporter.error("failure", f"{type(error).__name__}: {error}; the frame is dropped\n{text}")
+        if isinstance(item, tuple):
+            self.statistics.drop("failed")
 
     def _on_clock_jump(self, _: Any) -> None:
         self.matcher.jump_back(self.get_clock().now().nanoseconds)
         self.reporter.warning("time", "the clock went backwards (a bag that loops?); matching starts anew")
 
     def _publish_metadata(self) -> None:
-        if self._generator is not None and self._outputs is not None:
+        # Executor and calibrator both come here; one at a time, so that the last message is the newest.
+        with self._metadata_lock:
+            if self._generator is None or self._outputs is None:
+                return
             model = self._generator.describe()
             self.health.identity = model
             self._diagnostics.hardware_id = str(model.get("model", ""))

@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import numpy as np
+from rclpy.duration import Duration
 from sensor_msgs.msg import Image, PointCloud2, PointField
 from std_msgs.msg import String
 
@@ -17,6 +18,7 @@ from .compat import data_assigner
 from .messages import fill_image, range_image
 from .parameters import Settings
 
+_LAST_WORDS_S = 1
 RANGE_IMAGE_RULE = (
     "range_image[row, column] is the distance in metres along the ray; its point is that distance times "
     "(cos e cos a, cos e sin a, sin e) with e = elevations_deg[row] and a = azimuths_rad[column], in frame_id"
@@ -81,7 +83,9 @@ class Outputs:
         self._metadata.publish(String(data=json.dumps(content)))
 
     def close(self) -> None:
-        """Destroy the publishers."""
+        """Destroy the publishers, once what was published reliably has arrived or a second has passed."""
+        for publisher in self._all:
+            publisher.wait_for_all_acked(Duration(seconds=_LAST_WORDS_S))
         for publisher in (self._points, self._range, self._intensity):
             self._node.destroy_lifecycle_publisher(publisher)
         self._node.destroy_publisher(self._metadata)

@@ -82,11 +82,11 @@ class Pipeline:
         arrivals = [f.payload.received for f in present]
         age_s = (self._now_ns() - frames.stamp_ns) / 1e9
         if s.deadline and age_s > s.deadline:
-            self._statistics.drop("too_old")
             self._reporter.warning(
                 "deadline",
                 f"sets are {age_s:.2f} s old when their turn comes, deadline is {s.deadline:g} s: dropped",
             )
+            self._statistics.drop("too_old")
             return
         images = self._decode(frames, s)
         if images is None:
@@ -158,14 +158,13 @@ class Pipeline:
         try:
             sweep = self._generator(images, stamp_ns=stamp_ns, steps=s.steps or None, seed=s.seed)
         except (EngineError, MemoryError) as e:
+            what = str(e) or type(e).__name__
+            self._reporter.error("engine", f"the engine failed on a frame: {what}; it is dropped")
             self._statistics.drop("engine")
-            self._reporter.error(
-                "engine", f"the engine failed on a frame: {e or type(e).__name__}; it is dropped"
-            )
             return None
         if not np.isfinite(sweep.range_map).all():
-            self._statistics.drop("bad_output")
             self._reporter.error("output", "the model gave ranges that are not finite; the sweep is dropped")
+            self._statistics.drop("bad_output")
             return None
         kept = (sweep.range_map >= s.min_range) & (sweep.range_map <= s.max_range)
         return replace(sweep, range_map=np.where(kept, sweep.range_map, np.float32(0)))

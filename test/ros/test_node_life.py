@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import shutil
 import signal
 import sys
 import time
@@ -101,6 +102,31 @@ def test_nan_in_the_rig_stops_the_start_and_names_the_camera(bench, tmp_path) ->
     node = bench.start_node({"rig": str(path)}, active=False)
     assert node.wait(30.0) == 1
     assert "camera 'front': calibration holds NaN" in node.log.read_text()
+
+
+@pytest.mark.parametrize("harm", ["altered", "missing"])
+def test_a_damaged_bundle_is_refused_and_the_file_named(bench, tmp_path, harm) -> None:
+    from lidargen_ros.bundle import find_bundle
+    from lidargen_ros.errors import BundleError
+
+    try:
+        good_one = find_bundle("nano")
+    except BundleError as e:
+        pytest.skip(str(e))
+    bundle = tmp_path / "nano"
+    shutil.copytree(good_one, bundle)
+    graph = bundle / "decoder.onnx"
+    if harm == "missing":
+        graph.unlink()
+    else:
+        data = bytearray(graph.read_bytes())
+        data[len(data) // 2] ^= 1
+        graph.write_bytes(data)
+    command = [sys.executable, "-m", "lidargen_ros.ros.node", "--ros-args", "-p", f"bundle:={bundle}"]
+    node = bench.start("node", command)
+    assert node.wait(60.0) == 1
+    assert "decoder.onnx" in node.log.read_text()
+    assert "Traceback" not in node.log.read_text()
 
 
 # --- lifecycle and parameters ----------------------------------------------------------------------------------------
