@@ -16,6 +16,7 @@ from .errors import DataError
 from .metrics.report import drive_report
 from .projection import points_to_range_map
 from .ros.messages import compressed_to_rgb, image_to_rgb, stamp_ns
+from .ros.parameters import Settings
 from .sensors import Sensor, load_sensor
 from .sweep import Sweep
 from .viz import save_picture, three_row_picture
@@ -59,11 +60,8 @@ def make_report(
         "unfinished": books["in_flight"],
     }
     reasons = {**books["dropped_by_reason"], **{k: v for k, v in elsewhere.items() if v}}
-    errors = drive_report(
-        [(p.generated.range_map, None, p.true.range_map) for p in pairs],
-        pairs[0].generated.sensor,
-        pairs[0].true.sensor,
-    )
+    truth_sensor = pairs[0].true.sensor
+    errors = drive_report(_on_shared_rays(pairs), truth_sensor, truth_sensor)
     seconds = (sweeps[-1][1] - sweeps[0][1]) / 1e9 if len(sweeps) > 1 else 0.0
     report = {
         "frames_in": frames,
@@ -84,6 +82,17 @@ def make_report(
         "held_s": played["held_s"],
     }
     return report, pairs[len(pairs) // 2]
+
+
+def _on_shared_rays(pairs: list[Pair]) -> list[tuple[NDArray, None, NDArray]]:
+    """Generated and true maps on the true sensor's grid, rays outside the generator's view left out.
+
+    The drive's LiDAR may be much thinner than the generated one: compared cloud by cloud, the Chamfer distance would
+    measure that.
+    """
+    sensor, truth_sensor = pairs[0].generated.sensor, pairs[0].true.sensor
+    rays, covered = sensor.nearest_rays(truth_sensor), sensor.covers(truth_sensor)
+    return [(p.generated.range_map[rays] * covered, None, p.true.range_map * covered) for p in pairs]
 
 
 def _pairs(recorded: Path, drive: "Drive") -> tuple[list[Pair], list[int]]:
@@ -137,7 +146,7 @@ def _truths(path: Path, sensor: Sensor) -> dict[int, NDArray]:
 def write_preview(path: Path, drive: "Drive", pair: Pair) -> None:
     """Camera views with the generated points, true and generated range maps, both clouds."""
     rig = load_rig(drive.rig)
-    images = _images_at(drive.bag, [v.name for v in rig.views], pair.generated.stamp_ns)
+    images = _images_at(drive.bag, list(Settings().cameras), pair.generated.stamp_ns)
     save_picture(path, three_row_picture(images, rig, pair.generated, pair.true))
 
 
