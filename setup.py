@@ -30,7 +30,6 @@ RUNTIME = [
     "rich>=13",
     "typer>=0.12",
     "PyYAML>=6",
-    "pydantic>=2.6",
     "huggingface_hub>=0.30",
 ]
 TORCH = ["torch>=2.6", "einops>=0.8", "safetensors>=0.4"]
@@ -39,6 +38,7 @@ EXTRAS = {
     "train": [*TORCH, "tensorboard>=2.16", "av>=12"],
     "export": [*TORCH, "onnx>=1.16", "onnxscript>=0.2"],
     "tensorrt-rtx": ["tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"],
+    "pandaset": ["pandas>=2"],
     "ray": ["ray>=2.30"],
     "view": ["rerun-sdk>=0.20"],
     "ros": [

@@ -13,10 +13,10 @@ class Engine(Protocol):
     """Runs one graph. Outputs of one engine may be fed to another of the same class without copies."""
 
     name: str  # "onnxruntime-cpu", ...
-    inputs: Mapping[
+    inputs: dict[
         str, tuple[str, tuple[int | str, ...]]
     ]  # name -> (dtype, shape; a str is a free dimension)
-    outputs: Mapping[str, tuple[str, tuple[int | str, ...]]]
+    outputs: dict[str, tuple[str, tuple[int | str, ...]]]
 
     def run(self, feeds: Mapping[str, Any]) -> Tensors:
         """Feeds every input by name, returns every output by name.

@@ -50,7 +50,8 @@ class StudentConfig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> StudentConfig:
-        return StudentConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        return StudentConfig(**plain)
 
 
 NANO = StudentConfig()
@@ -85,7 +86,7 @@ class Residual(nn.Module):
         super().__init__()
         self.first = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
         self.second = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-        nn.init.constant_(self.second[1].weight, 0.2)
+        nn.init.constant_(self.second[1].weight, 0.2)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(x + self.second(F.relu(self.first(x))))

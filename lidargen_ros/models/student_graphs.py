@@ -61,7 +61,8 @@ class DenoiserGraph(nn.Module):
     def forward(
         self, x: Tensor, t: Tensor, full: Tensor, fine: Tensor, patch: Tensor, mid: Tensor, coarse: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        return tuple(self.student.denoise(x, t, Condition(full, fine, patch, mid, coarse)))
+        code, logit, intensity = self.student.denoise(x, t, Condition(full, fine, patch, mid, coarse))
+        return code, logit, intensity
 
 
 class DecoderGraph(nn.Module):

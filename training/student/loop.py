@@ -176,7 +176,7 @@ class StudentTrainer:
                     self.curve.append(row)
                     bar.update(
                         task, completed=self.samples,
-                        description=f"loss {row['loss']:.4f} rel {row['range_log']:.4f} {self.samples / max(elapsed, 1e-9):.0f}/s",
+                        description=f"loss {row['loss']:.3f} {self.samples / max(elapsed, 1e-9):.0f}/s",
                     )  # fmt: skip
                 if self.samples >= next_eval:
                     next_eval += config.eval_every

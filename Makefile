@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs in .venv.
+
+PYTHON ?= python3
+BUNDLE ?= constant
+VENV := .venv
+RUN := $(VENV)/bin/python
+PIP := $(RUN) -m pip --disable-pip-version-check -q
+
+.PHONY: demo test check lint format types soak bench lock clean
+
+demo: $(VENV)/.runtime ## three processes over DDS: player, node, recorder; then pictures and a report in out/demo
+	$(RUN) -m lidargen_ros.cli demo --bundle $(BUNDLE)
+
+test: $(VENV)/.dev ## lint, types and the whole suite
+	$(MAKE) --no-print-directory check
+	OMP_NUM_THREADS=2 $(RUN) -m pytest -q
+
+check: $(VENV)/.dev
+	$(RUN) -m ruff check
+	$(RUN) -m ruff format --check
+	$(RUN) -m mypy
+
+format: $(VENV)/.dev
+	$(RUN) -m ruff check --fix
+	$(RUN) -m ruff format
+
+$(RUN):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "error: $(PYTHON) is older than 3.10; run make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "error: $(PYTHON) cannot make a virtual environment; on Debian and Ubuntu: sudo apt install python3-venv"; exit 1; }
+
+$(VENV)/.runtime: requirements/runtime.lock setup.py | $(RUN)
+	@echo "installing (once) ..."
+	$(PIP) install -r requirements/runtime.lock
+	$(PIP) install --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock requirements/torch.txt setup.py | $(RUN)
+	@echo "installing (once) ..."
+	$(PIP) install -r requirements/dev.lock
+	$(PIP) install -r requirements/torch.txt
+	$(PIP) install --no-deps -e .
+	@touch $@ $(VENV)/.runtime
+
+lock: | $(RUN) ## resolves requirements/*.lock anew for Python 3.10 to 3.13
+	$(PIP) install uv
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate --extra ros \
+		setup.py -o requirements/runtime.lock
+	$(VENV)/bin/uv pip compile -q --universal --python-version 3.10 --no-header --no-annotate --extra ros \
+		-c requirements/runtime.lock setup.py requirements/dev.in -o requirements/dev.lock
+
+clean:
+	rm -rf out build install log .pytest_cache .mypy_cache .ruff_cache
