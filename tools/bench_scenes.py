@@ -7,10 +7,14 @@ python tools/bench_scenes.py --height 352 --width 640 --batch 64
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.sensors import load_sensor

@@ -263,12 +263,12 @@ def test_kernel_equals_its_plain_twin():
 import torch
 from training.scenes import cast, cast_kernel
 from training.scenes.render import make_worlds, sample_ego
-worlds = make_worlds(torch.arange(2) + 100_000)
+worlds = make_worlds(torch.tensor([100_000]))
 ego = sample_ego(worlds, worlds.seeds)
 generator = torch.Generator().manual_seed(0)
-d = torch.nn.functional.normalize(torch.randn(2, 3, 300, 3, generator=generator) * torch.tensor([1., 1., .2]), dim=-1)
+d = torch.nn.functional.normalize(torch.randn(1, 3, 80, 3, generator=generator) * torch.tensor([1., 1., .2]), dim=-1)
 d, o = tuple(d.unbind(-1)), tuple(ego.position[:, i, None, None] for i in range(3))
-t = torch.linspace(0, 0.2, 300)[None, None]
+t = torch.linspace(0, 0.2, 80)[None, None]
 a, b = cast.nearest(worlds.prims, o, d, t), cast_kernel.nearest(worlds.prims, o, d, t)
 hit = a[0] < cast.FAR
 assert hit.float().mean() > 0.2

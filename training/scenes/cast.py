@@ -11,7 +11,24 @@ after the instant of the worlds. Distances are metres along unit directions; ``F
 import torch
 from torch import Tensor
 
-from .world import BOXES, COS, CX, CY, CYLINDERS, CZ, HX, HY, HZ, SIN, VX, VY, _g, height, road_coordinates
+from .world import (
+    BOXES,
+    COS,
+    CX,
+    CY,
+    CYLINDERS,
+    CZ,
+    HX,
+    HY,
+    HZ,
+    PRIMITIVES,
+    SIN,
+    VX,
+    VY,
+    height,
+    road_coordinates,
+)
+from .world import _g as parameter
 
 FAR = 1.0e6
 NEAR = 0.05
@@ -20,9 +37,9 @@ _TINY = 1e-9
 Vec = tuple[Tensor, Tensor, Tensor]
 
 
-def _columns(prims: Tensor, part: slice) -> list[Tensor]:
-    """Channels of some primitives, each ``[B, 1, 1, P]``."""
-    return [c[:, None, None, :] for c in prims[:, :, part].unbind(1)]
+def _columns(prims: Tensor) -> list[Tensor]:
+    """Channels of primitives ``[B, CHANNELS, P]``, each ``[B, 1, 1, P]``."""
+    return [c[:, None, None, :] for c in prims.unbind(1)]
 
 
 def _relative(p: list[Tensor], origin: Vec, time: Tensor) -> Vec:
@@ -42,8 +59,8 @@ def _entry(near: Tensor, far: Tensor) -> Tensor:
 
 
 def hit_boxes(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
-    """Distance to every box, ``[B, I, J, BOXES]``. Faces are seen from outside only."""
-    p = _columns(prims, slice(0, BOXES))
+    """Distance to every box, ``[B, I, J, P]``. Faces are seen from outside only."""
+    p = _columns(prims)
     x, y, z = _relative(p, origin, time)
     dx, dy, dz = direction
     near_x, far_x = _slab(x * p[COS] + y * p[SIN], dx * p[COS] + dy * p[SIN], p[HX])
@@ -56,8 +73,8 @@ def hit_boxes(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tenso
 
 
 def hit_cylinders(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
-    """Distance to every vertical capped cylinder, ``[B, I, J, CYLINDERS]``."""
-    p = _columns(prims, slice(BOXES, BOXES + CYLINDERS))
+    """Distance to every vertical capped cylinder, ``[B, I, J, P]``."""
+    p = _columns(prims)
     x, y, z = _relative(p, origin, time)
     dx, dy, dz = direction
     a = (dx * dx + dy * dy).clamp(min=_TINY)
@@ -72,8 +89,8 @@ def hit_cylinders(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> T
 
 
 def hit_ellipsoids(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
-    """Distance to every ellipsoid (round in plan), ``[B, I, J, ELLIPSOIDS]``."""
-    p = _columns(prims, slice(BOXES + CYLINDERS, None))
+    """Distance to every ellipsoid (round in plan), ``[B, I, J, P]``."""
+    p = _columns(prims)
     x, y, z = _relative(p, origin, time)
     flat, tall = 1.0 / p[HX], 1.0 / p[HZ]
     x, y, z = x * flat, y * flat, z * tall
@@ -90,13 +107,20 @@ def _expand(rays: Vec) -> Vec:
     return rays[0][..., None], rays[1][..., None], rays[2][..., None]
 
 
+_KINDS = (
+    (hit_boxes, slice(0, BOXES)),
+    (hit_cylinders, slice(BOXES, BOXES + CYLINDERS)),
+    (hit_ellipsoids, slice(BOXES + CYLINDERS, PRIMITIVES)),
+)
+
+
 def nearest(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> tuple[Tensor, Tensor]:
     """Distance and index of the nearest primitive, both ``[B, I, J]``; (``FAR``, anything) where there is none."""
     o, d, time = _expand(origin), _expand(direction), time[..., None]
-    t, index = hit_boxes(prims, o, d, time).min(-1)
-    for hit, first in ((hit_cylinders, BOXES), (hit_ellipsoids, BOXES + CYLINDERS)):
-        other, other_index = hit(prims, o, d, time).min(-1)
-        index = torch.where(other < t, other_index + first, index)
+    t, index = hit_boxes(prims[:, :, _KINDS[0][1]], o, d, time).min(-1)
+    for hit, part in _KINDS[1:]:
+        other, other_index = hit(prims[:, :, part], o, d, time).min(-1)
+        index = torch.where(other < t, other_index + part.start, index)
         t = torch.minimum(t, other)
     return t, index
 
@@ -104,9 +128,28 @@ def nearest(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> tuple[T
 def blocked(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
     """True where anything stands in the way of a ray to infinity, ``[B, I, J]`` (for shadows)."""
     o, d, time = _expand(origin), _expand(direction), time[..., None]
-    t = hit_boxes(prims, o, d, time).amin(-1)
-    t = torch.minimum(t, hit_cylinders(prims, o, d, time).amin(-1))
-    return torch.minimum(t, hit_ellipsoids(prims, o, d, time).amin(-1)) < FAR
+    t = [hit(prims[:, :, part], o, d, time).amin(-1) for hit, part in _KINDS]
+    return torch.minimum(torch.minimum(t[0], t[1]), t[2]) < FAR
+
+
+def nearest_of_one(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> tuple[Tensor, Tensor]:
+    """``nearest`` for a single scene, without the slots that are switched off: twice as fast when run eagerly."""
+    o, d, time = _expand(origin), _expand(direction), time[..., None]
+    shape = torch.broadcast_shapes(origin[0].shape, direction[0].shape)
+    t = torch.full(shape, FAR, device=prims.device)
+    index = torch.zeros(shape, dtype=torch.int64, device=prims.device)
+    for hit, part in _KINDS:
+        placed = torch.nonzero(prims[0, CZ, part] > -500.0)[:, 0]
+        if len(placed):
+            other, other_index = hit(prims[:, :, part][:, :, placed], o, d, time).min(-1)
+            index = torch.where(other < t, placed[other_index] + part.start, index)
+            t = torch.minimum(t, other)
+    return t, index
+
+
+def blocked_of_one(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tensor:
+    """``blocked`` for a single scene, as ``nearest_of_one``."""
+    return nearest_of_one(prims, origin, direction, time)[0] < FAR
 
 
 _STEPS, _FIRST_STEP, _LAST_STEP = 24, 0.3, 300.0
@@ -156,7 +199,7 @@ def ground_hit(ground: Tensor, origin: Vec, direction: Vec) -> tuple[Tensor, Ten
     # Broadcast the origin first, so that all arithmetic below is of one shape.
     zero = torch.zeros_like(origin[0] + direction[0])
     o = (origin[0] + zero, origin[1] + zero, origin[2] + zero)
-    kerb = _g(ground, "kerb", zero)
+    kerb = parameter(ground, "kerb", zero)
     raised, road = _march(ground, o, direction, kerb), _march(ground, o, direction, torch.zeros_like(kerb))
 
     def outside(t: Tensor) -> Tensor:

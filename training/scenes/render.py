@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lidargen_ros.cameras.rig import Rig, View
 
-from .cast import FAR, Vec, blocked, ground_hit, nearest
+from .cast import FAR, Vec, blocked, blocked_of_one, ground_hit, nearest, nearest_of_one
 from .ego import Ego, advance, rotation, sample_ego
 from .hashing import hash_int
 from .sensors_sim import develop, lidar_return
@@ -143,7 +143,8 @@ def _compile(stage: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _plain(stage: Callable[..., Any]) -> Callable[..., Any]:
-    return stage
+    # Pieces of the eager path are of one scene.
+    return {nearest: nearest_of_one, blocked: blocked_of_one}.get(stage, stage)
 
 
 @functools.cache
