@@ -173,7 +173,7 @@ def _start_and_span(
         first = everything[widest] if clockwise else everything[(widest + 1) % len(everything)]
         edge = float(np.degrees(first)) + (step / 2 if clockwise else -step / 2)
         return round(edge, 2), round(360 - float(np.degrees(gaps[widest])) + step, 2)
-    begins = np.array([_begin(azimuths[i][firing_order(c)], columns) for i, c in enumerate(clouds)])
+    begins = np.array([_begin(first_points(c.points, firing_order(c), columns)) for c in clouds])
     mean = np.exp(1j * begins).mean()
     if abs(mean) < 0.9:
         notes.append("spins begin at changing azimuths: 180 deg (straight back) assumed")
@@ -186,10 +186,16 @@ def _start_and_span(
     return (180.0 if abs(begin) == 180.0 else begin), 360.0
 
 
-def _begin(azimuth: NDArray, columns: int) -> float:
-    """Circular mean azimuth of the first two columns' worth of points: one step behind the first edge."""
-    count = max(1, 2 * len(azimuth) // columns)
-    return float(np.angle(np.exp(1j * azimuth[:count]).mean()))
+def first_points(points: NDArray, order: NDArray, columns: int) -> NDArray:
+    """The farther half of the first two columns' worth of points: motion compensation hardly turns those."""
+    first = points[order[: max(1, 2 * len(points) // columns)]]
+    ranges = np.linalg.norm(first, axis=1)
+    return first[ranges >= np.median(ranges)]
+
+
+def _begin(first: NDArray) -> float:
+    """Circular mean azimuth: one column behind the edge at which the turn begins."""
+    return float(np.angle(np.exp(1j * np.arctan2(first[:, 1], first[:, 0])).mean()))
 
 
 def _azimuth_offsets(

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import DataError
 from ..sensors import Sensor
-from .archives import TarMembers, parse_npy, parse_npz
+from .archives import MAX_MEMBER_BYTES, TarMembers, parse_npy, parse_npz
 from .clip_metadata import FRAME
 
 _MAX_NPY_BYTES = 4096  # poses and intrinsics
@@ -55,25 +55,25 @@ class ClipTar:
         self._names[key] = name
 
     def __contains__(self, key: str) -> bool:
-        return key in self._names
+        return key.lower() in self._names
 
     def frames(self, fields: Iterable[str]) -> list[int]:
         """Frame numbers that have a member for each of ``fields``, rising."""
         found = []
-        for field in fields:
+        for field in map(str.lower, fields):
             numbers = (key.removesuffix(f".{field}") for key in self._names if key.endswith(f".{field}"))
             found.append({int(number) for number in numbers if FRAME.fullmatch(number)})
         return sorted(set.intersection(*found))
 
     def where(self, key: str) -> str:
         """Words that name a member in errors."""
-        return f"{self.path}: {self._names.get(key, key)}"
+        return f"{self.path}: {self._names.get(key.lower(), key)}"
 
-    def read(self, key: str) -> bytes:
-        """Content of a member."""
-        if key not in self._names:
+    def read(self, key: str, max_bytes: int = MAX_MEMBER_BYTES) -> bytes:
+        """Content of a member of at most ``max_bytes``."""
+        if key not in self:
             raise DataError(f"{self.path}: no member {self.clip}.{key}; the clip is incomplete")
-        return self._tar.read(self._names[key])
+        return self._tar.read(self._names[key.lower()], max_bytes)
 
     def array(self, key: str) -> NDArray:
         """Small array of an npy member."""

@@ -32,7 +32,15 @@ from .clip_metadata import (
 from .clip_tars import SPIN_FIELDS, ClipTar, frame_key, read_spin
 from .video import OpenFiles, VideoReader
 
-__all__ = ["CAMERAS", "PUBLISHED_VIEWS", "ClipFiles", "ClipReader", "check_clip_name", "list_clips"]
+__all__ = [
+    "CAMERAS",
+    "PUBLISHED_VIEWS",
+    "ClipFiles",
+    "ClipReader",
+    "check_clip_name",
+    "list_clips",
+    "read_sensor",
+]
 
 _MAX_RAYS = 1 << 24
 
@@ -47,6 +55,38 @@ class ClipFiles:
     def close(self) -> None:
         self.tars.close()
         self.videos.close()
+
+
+def read_sensor(root: Path, clip: str) -> Sensor:
+    """LiDAR of a clip: its own, else the published one (Pandar128, 3600 columns).
+
+    ``lidar_sensor_config/CLIP.json`` has ``row_elevations_rad`` and ``row_azimuth_offsets_rad``, and where this
+    project wrote it the whole ``sensor``.
+
+    Raises:
+        DataError: the file is damaged or describes no sensor.
+    """
+    path = root / "lidar_sensor_config" / f"{clip}.json"
+    published = load_sensor("pandar128_3600")
+    if not path.is_file():
+        return published
+    if path.stat().st_size > MIB:
+        raise DataError(f"{path}: larger than 1 MiB; not a sensor configuration")
+    try:
+        data = json.loads(path.read_text())
+        if "sensor" in data:
+            sensor = Sensor.from_dict(data["sensor"])
+            if sensor.rows * sensor.columns > _MAX_RAYS:
+                raise DataError(f"{sensor.rows} x {sensor.columns} rays are not believable")
+            return sensor
+        return replace(
+            published,
+            name=f"pandar128 of {clip}",
+            elevations_deg=np.rad2deg(data["row_elevations_rad"]),
+            azimuth_offsets_deg=np.rad2deg(data.get("row_azimuth_offsets_rad", np.zeros(published.rows))),
+        )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError, LidargenError) as error:
+        raise DataError(f"{path}: no sensor configuration ({error!r}); correct or remove it") from error
 
 
 class ClipReader:
@@ -126,32 +166,8 @@ class ClipReader:
 
     @cached_property
     def sensor(self) -> Sensor:
-        """The clip's own LiDAR, else the published one (Pandar128, 3600 columns).
-
-        ``lidar_sensor_config/CLIP.json`` has ``row_elevations_rad`` and ``row_azimuth_offsets_rad``,
-        and where this project wrote it the whole ``sensor``.
-        """
-        path = self.root / "lidar_sensor_config" / f"{self.clip}.json"
-        published = load_sensor("pandar128_3600")
-        if not path.is_file():
-            return published
-        if path.stat().st_size > MIB:
-            raise DataError(f"{path}: larger than 1 MiB; not a sensor configuration")
-        try:
-            data = json.loads(path.read_text())
-            if "sensor" in data:
-                sensor = Sensor.from_dict(data["sensor"])
-                if sensor.rows * sensor.columns > _MAX_RAYS:
-                    raise DataError(f"{sensor.rows} x {sensor.columns} rays are not believable")
-                return sensor
-            return replace(
-                published,
-                name=f"pandar128 of {self.clip}",
-                elevations_deg=np.rad2deg(data["row_elevations_rad"]),
-                azimuth_offsets_deg=np.rad2deg(data.get("row_azimuth_offsets_rad", np.zeros(published.rows))),
-            )
-        except (OSError, ValueError, TypeError, KeyError, RecursionError, LidargenError) as error:
-            raise DataError(f"{path}: no sensor configuration ({error!r}); correct or remove it") from error
+        """The clip's own LiDAR, see :func:`read_sensor`."""
+        return read_sensor(self.root, self.clip)
 
     @property
     def fps(self) -> float:

@@ -16,7 +16,7 @@ import numpy as np
 
 from lidargen_ros.resources import config_path
 from lidargen_ros.ros import compat
-from lidargen_ros.ros.processes import Child, Children
+from lidargen_ros.ros.processes import Child, Children, remove_ports
 
 os.environ["FASTDDS_DEFAULT_PROFILES_FILE"] = str(config_path("fastdds_loopback.xml"))
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
@@ -77,6 +77,7 @@ class Bench:
         self.executor.shutdown()
         self.node.destroy_node()
         self.context.try_shutdown()
+        remove_ports(self.domain)
 
     # --- processes -----------------------------------------------------------------------------------------------
 

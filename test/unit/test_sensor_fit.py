@@ -44,7 +44,8 @@ def test_ready_sensors_are_found_again(name, ring):
     assert abs(found.columns - sensor.columns) <= 2
     assert found.clockwise == sensor.clockwise
     assert abs(found.azimuth_span_deg - sensor.azimuth_span_deg) < 0.5
-    assert abs((found.azimuth_start_deg - sensor.azimuth_start_deg + 180) % 360 - 180) < 1.0
+    # Offsets of the rows spread the azimuths at which a turn begins.
+    assert abs((found.azimuth_start_deg - sensor.azimuth_start_deg + 180) % 360 - 180) < 1.5
     assert abs(found.spin_time_s - sensor.spin_time_s) < 0.002
     if ring:
         np.testing.assert_array_equal(fit.ring_rows, np.arange(sensor.rows)[::-1])

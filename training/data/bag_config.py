@@ -20,6 +20,7 @@ class LidarConfig:
     rows: Literal["auto", "ring", "elevation"] = "auto"
     deskewed: Literal["no", "start", "stamp", "end"] = "no"
     stamp_at: Literal["start", "end"] = "start"
+    spin_time_s: float = 0.0
     time_unit_s: float | None = None
     intensity_scale: float = 0.0
 

@@ -6,13 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
 
 from lidargen_ros.bags.pointclouds import Cloud
 from lidargen_ros.errors import CalibrationError, DataError
 from lidargen_ros.motion import transform
-from lidargen_ros.sensor_fit import SensorFit, firing_order, fit_sensor
+from lidargen_ros.sensor_fit import SensorFit, firing_order, first_points, fit_sensor
 from lidargen_ros.sensor_rows import rings_of
-from lidargen_ros.sensors import load_sensor
+from lidargen_ros.sensors import Sensor, load_sensor
 
 from .bag_config import LidarConfig
 from .drive import Spin, Track, to_ray_time
@@ -29,6 +30,8 @@ class CloudReader:
         first: clouds from which the sensor is told.
         turned: [4, 4] rotation, LiDAR frame of the driver -> x forward, y left, z up.
         notes: takes what had to be assumed.
+        sensor: where it is known; otherwise the one named in ``config``, otherwise it is fitted.
+        cut: share of a turn (see recut) at which clouds begin; None tells it from the order of the points.
 
     Attributes:
         sensor: of the turns that :meth:`turn` gives.
@@ -38,17 +41,23 @@ class CloudReader:
     """
 
     def __init__(
-        self, first: Sequence[Cloud], config: LidarConfig, turned: NDArray, notes: list[str]
+        self,
+        first: Sequence[Cloud],
+        config: LidarConfig,
+        turned: NDArray,
+        notes: list[str],
+        sensor: Sensor | None = None,
+        cut: float | None = None,
     ) -> None:
-        self._config, self._turned = config, turned
+        self._config, self._turned, self._fixed_cut = config, turned, cut
         first = [self._oriented(cloud) for cloud in first]
         self._ring_rows: NDArray | None = None
-        if config.sensor:
-            self.sensor = load_sensor(config.sensor)
+        if sensor is not None or config.sensor:
+            self.sensor = sensor or load_sensor(config.sensor)
             if config.rows != "elevation" and rings_of(first[0]) is not None:
                 self._ring_rows = self._known_rings(fit_sensor(first), notes)
         else:
-            fit = fit_sensor(first, "fitted")
+            fit = fit_sensor(first, "fitted", spin_time_s=config.spin_time_s or None)
             self.sensor, self._ring_rows = fit.sensor, fit.ring_rows
             if config.rows == "elevation":
                 self._ring_rows = None
@@ -115,11 +124,14 @@ class CloudReader:
             end = next_start_us
         points = cloud.points
         known = track.covers(start) and track.covers(end) and track.covers(cloud.stamp_ns // 1000)
-        cut = self._cut(cloud)
+        cut = self._cut(cloud, points)
         if self._config.deskewed != "no" and known:
             at = {"start": start, "end": end, "stamp": cloud.stamp_ns // 1000}[self._config.deskewed]
             poses = track.at([start, end, at])
-            points = to_ray_time(points, self._fractions(cloud, start, end, cut), *poses)
+            # De-skewing moved near points sideways, and with them the azimuth at which the turn seems to begin.
+            for _ in range(1 if cloud.time_s is not None else 2):
+                points = to_ray_time(cloud.points, self._fractions(cloud, start, end, cut), *poses)
+                cut = self._cut(cloud, points)
         rows = None
         ring = rings_of(cloud)
         if self._ring_rows is not None and ring is not None:
@@ -134,13 +146,28 @@ class CloudReader:
         if cloud.time_s is not None:
             seconds = cloud.time_s + (cloud.stamp_ns // 1000 - start) * 1e-6
             return np.clip(seconds / ((end - start) * 1e-6), 0, 1)
-        return (turn_share(cloud.points, self.sensor) - cut) % 1.0
+        share = (turn_share(cloud.points, self.sensor) - cut) % 1.0
+        rank = np.empty(len(cloud))
+        rank[firing_order(cloud)] = np.arange(len(cloud)) / len(cloud)
+        if abs(np.exp(2j * np.pi * (share - rank)).mean()) > 0.8:
+            # In firing order: a point that was moved across the seam belongs to the end that it was fired at.
+            share = np.clip(share + np.rint(rank - share), 0.0, 1.0)
+        return share
 
-    def _cut(self, cloud: Cloud) -> float:
+    def _cut(self, cloud: Cloud, points: NDArray) -> float:
         """Share of a turn at which the cloud begins: one column before the middle of its first two."""
-        order = firing_order(cloud)[: max(1, 2 * len(cloud) // self.sensor.columns)]
-        angle = np.exp(2j * np.pi * turn_share(cloud.points[order], self.sensor)).mean()
+        if self._fixed_cut is not None:
+            return self._fixed_cut
+        first = first_points(points, firing_order(cloud), self.sensor.columns)
+        angle = np.exp(2j * np.pi * turn_share(first, self.sensor)).mean()
         return float((np.angle(angle) / (2 * np.pi) - 1 / self.sensor.columns) % 1.0)
+
+
+def forwards(yaw_deg: float) -> NDArray:
+    """[4, 4] that turns a frame whose axis at ``yaw_deg`` points forwards into one whose x axis does."""
+    pose = np.eye(4)
+    pose[:3, :3] = Rotation.from_euler("z", -yaw_deg, degrees=True).as_matrix()
+    return pose
 
 
 def _sectors(clouds: Sequence[Cloud]) -> int:

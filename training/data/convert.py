@@ -56,6 +56,7 @@ class Summary:
     """What became of a drive. ``spins_read == spins_kept + sum(spins_dropped.values())``."""
 
     drive: str
+    group: str = ""  # pieces of one group stay in one split
     clips: list[str] = field(default_factory=list)
     clips_there: list[str] = field(default_factory=list)  # written by an earlier run
     clips_dropped: Counter[str] = field(default_factory=Counter)
@@ -90,7 +91,7 @@ def convert(
     Raises:
         LidargenError: with ``strict`` for any item that cannot be used; always for a drive that cannot be read.
     """
-    summary = Summary(drive.name)
+    summary = Summary(drive.name, drive.group)
     lenses = {name: lens_for(view.camera, options.max_width) for name, view in drive.views.items()}
     for name, lens in lenses.items():
         if lens.resampled:

@@ -14,7 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from lidargen_ros.cameras.rig import View
 from lidargen_ros.errors import DataError
-from lidargen_ros.motion import interpolate_poses, spin_motion, transform, uncompensate
+from lidargen_ros.motion import interpolate_poses, invert_pose, spin_motion, transform, uncompensate
 from lidargen_ros.sensors import Sensor
 
 
@@ -87,12 +87,12 @@ class Track:
 
 
 def _extrapolated(times: NDArray, poses: NDArray, wanted: int) -> NDArray:
-    """Pose at ``wanted`` when the motion from poses[0] to poses[1] goes on at constant velocity."""
+    """Pose at ``wanted`` when the motion from poses[0] to poses[1], as the sensor sees it, goes on."""
     share = float(wanted - times[1]) / float(times[1] - times[0])
-    pose = poses[1].copy()
-    turn = Rotation.from_matrix(poses[0, :3, :3].T @ poses[1, :3, :3]).as_rotvec()
-    pose[:3, :3] = poses[1, :3, :3] @ Rotation.from_rotvec(turn * share).as_matrix()
-    pose[:3, 3] += share * (poses[1, :3, 3] - poses[0, :3, 3])
+    step = invert_pose(poses[0]) @ poses[1]
+    turn = Rotation.from_matrix(step[:3, :3]).as_rotvec()
+    step[:3, :3], step[:3, 3] = Rotation.from_rotvec(turn * share).as_matrix(), step[:3, 3] * share
+    pose: NDArray = poses[1] @ step
     return pose
 
 
@@ -100,7 +100,8 @@ class Drive(Protocol):
     """One recording: what a loader in ``training/data/sources`` returns.
 
     Attributes:
-        name: tells recordings apart; a drive is never divided between splits.
+        name: tells recordings apart.
+        group: what must not be divided between splits: the drive, or several pieces of one.
         sensor: the LiDAR; its rows number ``Spin.rows``.
         views: cameras by the name they get in the data set, the reference camera first.
         fps: rate of the reference camera.
@@ -109,6 +110,7 @@ class Drive(Protocol):
     """
 
     name: str
+    group: str
     sensor: Sensor
     views: Mapping[str, View]
     fps: float

@@ -68,9 +68,9 @@ def _reasons(counts: Mapping[str, int]) -> list[tuple[str, str]]:
     ]
 
 
-def split_of(drive: str, val_fraction: float) -> str:
-    """``train`` or ``val``, from the drive's name alone: the same whatever else is converted, in any order."""
-    share = int.from_bytes(hashlib.sha256(drive.encode()).digest()[:8], "big") / 2**64
+def split_of(group: str, val_fraction: float) -> str:
+    """``train`` or ``val``, from the group's name alone: the same whatever else is converted, in any order."""
+    share = int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
     return "val" if share < val_fraction else "train"
 
 
@@ -88,7 +88,10 @@ def write_summary(root: Path, summary: Summary, val_fraction: float, split: str 
     write_atomically(path, json.dumps(as_dict(summary), indent=1))
     drives = read_drives(root)
     clips = sorted({*summary.clips, *summary.clips_there})
-    drives[summary.drive] = {"split": split or split_of(summary.drive, val_fraction), "clips": clips}
+    drives[summary.drive] = {
+        "split": split or split_of(summary.group or summary.drive, val_fraction),
+        "clips": clips,
+    }
     write_atomically(root / _DRIVES, json.dumps(drives, indent=1))
     write_splits(root, drives)
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
 
 from lidargen_ros.bags.pointclouds import Cloud, cloud_from_message
 from lidargen_ros.bags.reader import BagMessage, BagReader, header_stamp_ns
@@ -22,7 +21,7 @@ from lidargen_ros.motion import invert_pose
 from lidargen_ros.ros.messages import compressed_to_rgb, image_to_rgb
 
 from ..bag_config import BagConfig, CameraConfig
-from ..clouds import CloudReader
+from ..clouds import CloudReader, forwards
 from ..drive import Picture, Spin, Track
 from ..recut import Recut
 from ..transforms import FrameTree, add_tf, pose_matrix, stamp_ns
@@ -59,7 +58,7 @@ class BagDrive:
 
     def __init__(self, reader: BagReader, config: BagConfig) -> None:
         self._reader, self._config = reader, config
-        self.name = reader.path.resolve().stem
+        self.name = self.group = reader.path.resolve().stem
         self.dropped: dict[str, int] = {}
         self.notes: list[str] = []
         self._cloud_topic = self._topic(config.lidar.topic, (_CLOUD,), "lidar.topic")
@@ -77,7 +76,7 @@ class BagDrive:
         if self._tf:  # robot models of ROS 1 repeat fixed transforms on /tf
             self._add_motion(self._tree, self._first_ns, self._first_ns + _MARGIN_NS, self._tf)
         self._motion = self._motion_topics()
-        self._turned = _yaw(config.lidar.yaw_deg)
+        self._turned = forwards(config.lidar.yaw_deg)
         self._clouds = CloudReader(first, config.lidar, self._turned, self.notes)
         self.sensor = self._clouds.sensor
         self.views = {name: self._view(topic, name) for topic, name in self._cameras.items()}
@@ -313,10 +312,3 @@ def _stamp(message: BagMessage) -> int:
         seconds, nanoseconds = struct.unpack_from("<II", message.raw, 4)
         return int(seconds * 1_000_000_000 + nanoseconds)
     return header_stamp_ns(message.raw)
-
-
-def _yaw(degrees: float) -> NDArray:
-    """[4, 4] that turns a frame whose axis at ``degrees`` points forwards into one whose x axis does."""
-    pose = np.eye(4)
-    pose[:3, :3] = Rotation.from_euler("z", -degrees, degrees=True).as_matrix()
-    return pose
