@@ -78,7 +78,8 @@ def run_demo(
         shutil.rmtree(old, ignore_errors=True)
     logs = out / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    env = compat.process_environment(domain_id=compat.free_domain_id(), loopback=True)
+    domain = compat.free_domain_id()
+    env = compat.process_environment(domain_id=domain, loopback=True)
     command = node or compat.module_command("lidargen_ros.ros.node")
     parameters = {
         "use_sim_time": "true",
@@ -89,7 +90,7 @@ def run_demo(
     }
     ros_args = ["--ros-args", *(a for k, v in parameters.items() for a in ("-p", f"{k}:={v}"))]
     begun = time.monotonic()
-    with Children() as children:
+    with Children(domain) as children:
         recorder = children.start(
             "recorder",
             compat.module_command(

@@ -56,8 +56,8 @@ def make_report(
     frames, out = played["frames"], len(points)
     elsewhere = {
         "lost_before_the_node": frames - books["frames_in"],
-        "lost_after_the_node": books["sweeps_out"] - out,
-        "unfinished": books["in_flight"],
+        # What was still in flight when the books were closed has been recorded since, or is lost as well.
+        "lost_after_the_node": books["sweeps_out"] + books["in_flight"] - out,
     }
     reasons = {**books["dropped_by_reason"], **{k: v for k, v in elsewhere.items() if v}}
     truth_sensor = pairs[0].true.sensor

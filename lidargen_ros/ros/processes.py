@@ -77,10 +77,15 @@ class Child:
 
 
 class Children:
-    """Processes that end together, in reverse order, however the block is left."""
+    """Processes that end together, in reverse order, however the block is left.
 
-    def __init__(self) -> None:
+    Args:
+        domain_id: of a ROS domain that is theirs alone; its ports are given back as well.
+    """
+
+    def __init__(self, domain_id: int | None = None) -> None:
         self.all: list[Child] = []
+        self._domain_id = domain_id
 
     def start(self, name: str, command: Sequence[str], env: Mapping[str, str], log: Path) -> Child:
         child = Child(name, command, env, log)
@@ -98,6 +103,8 @@ class Children:
         for child in reversed(self.all):
             child.stop()
         remove_abandoned(seen)
+        if self._domain_id is not None:
+            remove_ports(self._domain_id)
 
 
 def shared_memory_of(pid: int) -> set[str]:
@@ -138,6 +145,15 @@ def remove_abandoned(names: set[str]) -> list[str]:
                 (_SHM / file).unlink()
                 removed.append(file)
     return removed
+
+
+def remove_ports(domain_id: int) -> list[str]:
+    """Remove the abandoned port files of a domain that nobody uses any more; returns what went.
+
+    A process that still writes to one that was killed makes the port of the dead anew.
+    """
+    first = 7400 + 250 * domain_id
+    return remove_abandoned({f"fast{kind}_port{first + i}" for kind in ("dds", "rtps") for i in range(250)})
 
 
 def _locked(path: Path) -> bool:
