@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from .demo_report import make_report, write_preview
 from .errors import DataError, LidargenError
 from .resources import share_folders
 from .ros import compat
@@ -68,7 +67,7 @@ def run_demo(
         out: gets ``lidar/`` (rosbag2), ``preview.jpg``, ``report.json`` and ``logs/``; what an earlier run left
             there is replaced.
         node: command of the node; default is the installed one.
-        progress: called as ``progress(sweeps, frames, what)``.
+        progress: called as ``progress(sweeps so far, what is going on)``.
 
     Raises:
         LidargenError: a process failed; the message ends with the last lines of its log.
@@ -121,8 +120,14 @@ def run_demo(
         wait_until(lambda: len(_lines(logs / "sweeps.txt")) >= played["node"]["sweeps_out"], _MARGIN_S)
         _ended(recorder.stop(_END_S), recorder)
         _ended(lidar.stop(_END_S), lidar)
-    tell(0, 0, "comparing with the drive's own LiDAR")
-    report, middle = make_report(drive, out / "lidar", played, _lines(logs / "sweeps.txt"))
+    from .demo_report import (  # only now: metrics and pictures take a second to import
+        make_report,
+        write_preview,
+    )
+
+    sweeps = _lines(logs / "sweeps.txt")
+    tell(len(sweeps), "comparing with the drive's own LiDAR")
+    report, middle = make_report(drive, out / "lidar", played, sweeps)
     write_preview(out / "preview.jpg", drive, middle)
     report["seconds"] = round(time.monotonic() - begun, 1)
     (out / "report.json").write_text(json.dumps(report, indent=2) + "\n")
@@ -139,7 +144,7 @@ def _watch(player: Child, others: list[Child], sweeps: Path, limit_s: float, tel
                 _ended(child.returncode or 1, child)
         if time.monotonic() > deadline:
             raise LidargenError(f"the demo did not end within {allowed:.0f} s; see {player.log.parent}")
-        tell(len(_lines(sweeps)), None, "generating")
+        tell(len(_lines(sweeps)), "generating")
         player.wait(0.2)
     _ended(player.returncode or 0, player)
 
@@ -167,12 +172,10 @@ def _bar(total: int) -> Iterator[Any]:
     with Progress(*columns) as bar:
         task = bar.add_task("starting player, node and recorder", total=total)
 
-        def tell(sweeps: int, _: Any, what: str) -> None:
+        def tell(sweeps: int, what: str) -> None:
             if what == "generating":
-                text = "images in, LiDAR out" if sweeps else "starting player, node and recorder"
-                bar.update(task, completed=sweeps, description=text)
-            else:
-                bar.update(task, description=what)
+                what = "images in, LiDAR out" if sweeps else "starting player, node and recorder"
+            bar.update(task, completed=sweeps, description=what)
 
         yield tell
 
