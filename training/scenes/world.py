@@ -588,6 +588,7 @@ def _people(draw: _Draw, ground: Tensor) -> tuple[Tensor, Tensor]:
     n = 12
     x = draw(n, -25.0, 40.0)
     out = torch.where(draw(n) < 0.85, _g(ground, "pavement", x) * draw(n, 0.2, 0.9) + 0.3, -draw(n, 0.2, 1.8))
+    out = torch.where((out < 0.0) & (x.abs() < 9.0), 0.5, out)  # nobody under the ego vehicle
     y, yaw, _ = _kerbside(ground, x, out)
     stature = draw(n, 1.45, 1.95)
     radius = draw(n, 0.17, 0.27)
