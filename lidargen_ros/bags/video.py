@@ -98,23 +98,39 @@ class VideoReader:
         """
         if not 0 <= number < len(self):
             raise DataError(f"{self.path}: frame {number} asked for, the video has {len(self)}")
-        target = self._stamps[number]
         try:
             # Going on costs less than seeking when the wanted frame is close ahead.
-            if self._frames is None or not self._next <= number <= self._next + 12:
-                self._container.seek(target, stream=self._stream, backward=True)
+            near = self._frames is not None and self._next <= number <= self._next + 12
+            found = self._decode_to(number) if near else None
+            # Files are sought by decoding stamps, which may lead to a key frame shown after the wanted picture:
+            # then from further ahead.
+            for earlier in (0, 16, 128, number):
+                if found is not None:
+                    break
+                self._container.seek(
+                    self._stamps[max(0, number - earlier)], stream=self._stream, backward=True
+                )
                 self._frames = self._container.decode(self._stream)
-            for picture in self._frames:
-                if picture.pts is not None and picture.pts >= target:
-                    self._next = number + 1
-                    if picture.pts != target or (picture.width, picture.height) != (self.width, self.height):
-                        break
-                    return picture.to_ndarray(format="rgb24")
+                found = self._decode_to(number)
         except (ValueError, self._av.FFmpegError) as error:
             self._frames = None
             raise DataError(f"{self.path}: frame {number} is damaged ({error}); copy it again") from error
-        self._frames = None
-        raise DataError(f"{self.path}: frame {number} of {len(self)} is not there; copy it again")
+        if found is None:
+            self._frames = None
+            raise DataError(f"{self.path}: frame {number} of {len(self)} is not there; copy it again")
+        self._next = number + 1
+        return found
+
+    def _decode_to(self, number: int) -> NDArray | None:
+        """Decode up to a picture; None if the decoder is past it or it never comes."""
+        target = self._stamps[number]
+        for picture in self._frames:
+            if picture.pts is not None and picture.pts >= target:
+                if picture.pts > target or (picture.width, picture.height) != (self.width, self.height):
+                    return None
+                rgb: NDArray = picture.to_ndarray(format="rgb24")
+                return rgb
+        return None
 
     def close(self) -> None:
         self._container.close()

@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Bags of the toy world become clips whose content is known exactly; what is lost is counted with its reason."""
 
+import contextlib
 import json
+import sqlite3
 import tracemalloc
 from dataclasses import replace
 
@@ -77,6 +79,27 @@ def test_kinds_of_bags(kind, tmp_path):
             expected = np.linalg.inv(WORLD.lidar_in_body) @ WORLD.camera_in_body(i)
             np.testing.assert_allclose(reader.camera_to_lidar(frames[3], camera), expected, atol=5e-3)
     assert reader.intensity(frames[0]).max() <= 1
+
+
+def test_humble_bags_without_message_definitions(tmp_path):
+    """As Humble writes SQLite: metadata version 5, no hashes, no definitions in the file."""
+    path = replace(BAG, seconds=0.5).write(tmp_path / "bag", "sqlite3")
+    metadata = yaml.safe_load((path / "metadata.yaml").read_text())
+    information = metadata["rosbag2_bagfile_information"]
+    information["version"] = 5
+    information.pop("ros_distro", None)
+    information.pop("custom_data", None)
+    for topic in information["topics_with_message_count"]:
+        topic["topic_metadata"].pop("type_description_hash", None)
+        topic["topic_metadata"]["offered_qos_profiles"] = ""
+    (path / "metadata.yaml").write_text(yaml.safe_dump(metadata))
+    (file,) = path.glob("*.db3")
+    with contextlib.closing(sqlite3.connect(file)) as database, database:
+        tables = [row[0] for row in database.execute("select name from sqlite_master where type = 'table'")]
+        for table in {"message_definitions", "schema", "metadata"} & set(tables):
+            database.execute(f"drop table {table}")
+    root, summary = run(path, tmp_path)
+    check_clip(root, summary.clips[0], count=5)
 
 
 @pytest.mark.parametrize("cloud", ["ouster", "hesai", "xyzirc", "xyz"])
