@@ -7,14 +7,17 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check -q
 
-.PHONY: demo test check lint format types soak bench lock clean
+.PHONY: demo test test-slow check format lock clean
 
 demo: $(VENV)/.runtime ## three processes over DDS: player, node, recorder; then pictures and a report in out/demo
 	$(RUN) -m lidargen_ros.cli demo --bundle $(BUNDLE)
 
 test: $(VENV)/.dev ## lint, types and the whole suite
 	$(MAKE) --no-print-directory check
-	OMP_NUM_THREADS=2 $(RUN) -m pytest -q
+	OMP_NUM_THREADS=2 $(RUN) -m pytest -q -m "not slow"
+
+test-slow: $(VENV)/.dev ## what takes minutes: the compiled scene generator against the eager one
+	$(RUN) -m pytest -q -m slow
 
 check: $(VENV)/.dev
 	$(RUN) -m ruff check
