@@ -13,9 +13,7 @@ class Engine(Protocol):
     """Runs one graph. Outputs of one engine may be fed to another of the same class without copies."""
 
     name: str  # "onnxruntime-cpu", ...
-    inputs: dict[
-        str, tuple[str, tuple[int | str, ...]]
-    ]  # name -> (dtype, shape; a str is a free dimension)
+    inputs: dict[str, tuple[str, tuple[int | str, ...]]]  # name -> (dtype, shape; a str is a free dimension)
     outputs: dict[str, tuple[str, tuple[int | str, ...]]]
 
     def run(self, feeds: Mapping[str, Any]) -> Tensors:
