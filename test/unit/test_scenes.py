@@ -2,6 +2,7 @@
 """Scene generator: worlds are reproducible, geometry is exact, LiDAR and cameras agree, sensors behave as described."""
 
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,7 +14,7 @@ torch = pytest.importorskip("torch")
 
 from lidargen_ros.cameras.rig import load_rig  # noqa: E402
 from lidargen_ros.sensors import load_sensor  # noqa: E402
-from training.scenes import cast, seeds, world  # noqa: E402
+from training.scenes import cast, hashing, seeds, world  # noqa: E402
 from training.scenes.ego import Ego, advance  # noqa: E402
 from training.scenes.render import (  # noqa: E402
     KINDS,
@@ -282,14 +283,19 @@ assert torch.equal(cast.blocked(worlds.prims, o, d, t), cast_kernel.blocked(worl
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++ on a CPU")
 def test_compiled_equals_eager():
+    """Casting and integer hashing, which a compiler may get wrong; the textures take minutes to compile on a CPU."""
     worlds, ego = some(2)
     rays = rig_rays(load_rig("published"), 12, 20)
-    eager, fast = (render_cameras(worlds, *rays, ego, compiled=c).float() for c in (False, True))
-    assert ((eager - fast).abs() > 2).float().mean() < 0.002
-    directions = torch.tensor(load_sensor("pandar128").directions()[::8, ::60])
-    eager, fast = (render_lidar(worlds, directions, ego, compiled=c) for c in (False, True))
-    assert ((eager["range"] - fast["range"]).abs() > 1e-2).float().mean() < 0.002
+    eager, fast = (render_depth(worlds, *rays, ego, compiled=c) for c in (False, True))
+    assert ((eager - fast).abs() > 1e-3 * eager).float().mean() < 0.002
+    keys = torch.arange(-500, 500, dtype=torch.int32)
+    for function in (hashing.hash_normal, hashing.hash_unit, hashing.lattice_unit):
+        plain = function(keys[:, None], keys, keys[:7, None, None])
+        assert torch.equal(plain, torch.compile(function)(keys[:, None], keys, keys[:7, None, None]))
+        assert 0.0 <= float(plain.abs().min()) < float(plain.max()) <= 3.0
+        assert float(plain.mean()) == pytest.approx(0.0 if function is hashing.hash_normal else 0.5, abs=0.01)
 
 
 def test_march_finds_the_first_crest():

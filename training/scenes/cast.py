@@ -11,24 +11,7 @@ after the instant of the worlds. Distances are metres along unit directions; ``F
 import torch
 from torch import Tensor
 
-from .world import (
-    BOXES,
-    COS,
-    CX,
-    CY,
-    CYLINDERS,
-    CZ,
-    HX,
-    HY,
-    HZ,
-    PRIMITIVES,
-    SIN,
-    VX,
-    VY,
-    height,
-    road_coordinates,
-)
-from .world import _g as parameter
+from . import world as w
 
 FAR = 1.0e6
 NEAR = 0.05
@@ -44,7 +27,7 @@ def _columns(prims: Tensor) -> list[Tensor]:
 
 def _relative(p: list[Tensor], origin: Vec, time: Tensor) -> Vec:
     """Ray origins relative to the (moving) centres, ``[B, I, J, P]``."""
-    return origin[0] - p[CX] - p[VX] * time, origin[1] - p[CY] - p[VY] * time, origin[2] - p[CZ]
+    return origin[0] - p[w.CX] - p[w.VX] * time, origin[1] - p[w.CY] - p[w.VY] * time, origin[2] - p[w.CZ]
 
 
 def _slab(position: Tensor, direction: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,9 +46,9 @@ def hit_boxes(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> Tenso
     p = _columns(prims)
     x, y, z = _relative(p, origin, time)
     dx, dy, dz = direction
-    near_x, far_x = _slab(x * p[COS] + y * p[SIN], dx * p[COS] + dy * p[SIN], p[HX])
-    near_y, far_y = _slab(y * p[COS] - x * p[SIN], dy * p[COS] - dx * p[SIN], p[HY])
-    near_z, far_z = _slab(z, dz, p[HZ])
+    near_x, far_x = _slab(x * p[w.COS] + y * p[w.SIN], dx * p[w.COS] + dy * p[w.SIN], p[w.HX])
+    near_y, far_y = _slab(y * p[w.COS] - x * p[w.SIN], dy * p[w.COS] - dx * p[w.SIN], p[w.HY])
+    near_z, far_z = _slab(z, dz, p[w.HZ])
     return _entry(
         torch.maximum(torch.maximum(near_x, near_y), near_z),
         torch.minimum(torch.minimum(far_x, far_y), far_z),
@@ -80,9 +63,9 @@ def hit_cylinders(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> T
     a = (dx * dx + dy * dy).clamp(min=_TINY)
     b = x * dx + y * dy
     miss = x * dy - y * dx  # by the cross product: b*b - a*c loses all digits for a thin pole far away
-    square = a * p[HX] * p[HX] - miss * miss
+    square = a * p[w.HX] * p[w.HX] - miss * miss
     root = torch.sqrt(square.clamp(min=0.0))
-    near_z, far_z = _slab(z, dz, p[HZ])
+    near_z, far_z = _slab(z, dz, p[w.HZ])
     near = torch.maximum((-b - root) / a, near_z)
     far = torch.minimum((-b + root) / a, far_z)
     return torch.where(square > 0.0, _entry(near, far), FAR)
@@ -92,7 +75,7 @@ def hit_ellipsoids(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> 
     """Distance to every ellipsoid (round in plan), ``[B, I, J, P]``."""
     p = _columns(prims)
     x, y, z = _relative(p, origin, time)
-    flat, tall = 1.0 / p[HX], 1.0 / p[HZ]
+    flat, tall = 1.0 / p[w.HX], 1.0 / p[w.HZ]
     x, y, z = x * flat, y * flat, z * tall
     dx, dy, dz = direction[0] * flat, direction[1] * flat, direction[2] * tall
     a = dx * dx + dy * dy + dz * dz
@@ -108,9 +91,9 @@ def _expand(rays: Vec) -> Vec:
 
 
 _KINDS = (
-    (hit_boxes, slice(0, BOXES)),
-    (hit_cylinders, slice(BOXES, BOXES + CYLINDERS)),
-    (hit_ellipsoids, slice(BOXES + CYLINDERS, PRIMITIVES)),
+    (hit_boxes, slice(0, w.BOXES)),
+    (hit_cylinders, slice(w.BOXES, w.BOXES + w.CYLINDERS)),
+    (hit_ellipsoids, slice(w.BOXES + w.CYLINDERS, w.PRIMITIVES)),
 )
 
 
@@ -139,7 +122,7 @@ def nearest_of_one(prims: Tensor, origin: Vec, direction: Vec, time: Tensor) -> 
     t = torch.full(shape, FAR, device=prims.device)
     index = torch.zeros(shape, dtype=torch.int64, device=prims.device)
     for hit, part in _KINDS:
-        placed = torch.nonzero(prims[0, CZ, part] > -500.0)[:, 0]
+        placed = torch.nonzero(prims[0, w.CZ, part] > -500.0)[:, 0]
         if len(placed):
             other, other_index = hit(prims[:, :, part][:, :, placed], o, d, time).min(-1)
             index = torch.where(other < t, placed[other_index] + part.start, index)
@@ -162,11 +145,11 @@ def _step_distance(k: Tensor) -> Tensor:
 
 
 def _march(ground: Tensor, origin: Vec, direction: Vec, lift: Tensor) -> Tensor:
-    """Distance to the height field raised by ``lift``: first change of sign over the steps, then secant steps."""
+    """Distance to the w.height field raised by ``lift``: first change of sign over the steps, then secant steps."""
     k = torch.arange(_STEPS, device=ground.device, dtype=torch.float32)
     steps = _step_distance(k)
     o, d = _expand(origin), _expand(direction)
-    over = o[2] + d[2] * steps - lift[..., None] - height(ground, o[0] + d[0] * steps, o[1] + d[1] * steps)
+    over = o[2] + d[2] * steps - lift[..., None] - w.height(ground, o[0] + d[0] * steps, o[1] + d[1] * steps)
     first = torch.where(over <= 0.0, k, float(_STEPS)).amin(-1)
 
     def above(t: Tensor) -> Tensor:
@@ -174,7 +157,7 @@ def _march(ground: Tensor, origin: Vec, direction: Vec, lift: Tensor) -> Tensor:
             origin[2]
             + direction[2] * t
             - lift
-            - height(ground, origin[0] + direction[0] * t, origin[1] + direction[1] * t)
+            - w.height(ground, origin[0] + direction[0] * t, origin[1] + direction[1] * t)
         )
 
     low, high = _step_distance(first - 1.0), _step_distance(first)
@@ -193,18 +176,18 @@ def _march(ground: Tensor, origin: Vec, direction: Vec, lift: Tensor) -> Tensor:
 def ground_hit(ground: Tensor, origin: Vec, direction: Vec) -> tuple[Tensor, Tensor]:
     """Distance to the ground and whether it is the face of a kerb, both ``[B, I, J]``.
 
-    The pavement is the same height field raised by the kerb. A ray that passes over the kerb line between the two
+    The pavement is the same w.height field raised by the kerb. A ray that passes over the kerb line between the two
     heights hits the kerb's face, found by interpolating the signed distance to the kerb line.
     """
     # Broadcast the origin first, so that all arithmetic below is of one shape.
     zero = torch.zeros_like(origin[0] + direction[0])
     o = (origin[0] + zero, origin[1] + zero, origin[2] + zero)
-    kerb = parameter(ground, "kerb", zero)
+    kerb = w.ground_value(ground, "kerb", zero)
     raised, road = _march(ground, o, direction, kerb), _march(ground, o, direction, torch.zeros_like(kerb))
 
     def outside(t: Tensor) -> Tensor:
         safe = torch.where(t < FAR, t, 0.0)
-        return road_coordinates(ground, o[0] + direction[0] * safe, o[1] + direction[1] * safe)[2]
+        return w.road_coordinates(ground, o[0] + direction[0] * safe, o[1] + direction[1] * safe)[2]
 
     at_raised, at_road = outside(raised), outside(road)
     face = raised + (road - raised) * (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .hashing import uniforms
-from .world import Worlds, _g, height, road_centre
+from .world import Worlds, ground_value, height, road_centre
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def _settle(
     )
     position = torch.stack([x, y, height(ground, x, y) + mount], 1)
     velocity = torch.stack([speed * c, speed * s, speed * rise], 1)
-    curve = torch.where(x.abs() < 60.0, 2.0 * _g(ground, "curve", x), 0.0) / stretch**3
+    curve = torch.where(x.abs() < 60.0, 2.0 * ground_value(ground, "curve", x), 0.0) / stretch**3
     return Ego(
         position, yaw, sway[:, 0] - torch.atan(rise), sway[:, 1] + torch.atan(lean), velocity, speed * curve
     )
@@ -90,9 +90,9 @@ def sample_ego(worlds: Worlds, seeds: Tensor) -> Ego:
     """
     u = uniforms(seeds.to(worlds.seeds.device) + 0x5EED, 9).unbind(1)
     x = 6.0 * (u[0] - 0.5)
-    lane, lanes = _g(worlds.ground, "lane_width", x), _g(worlds.ground, "lanes", x)
+    lane, lanes = ground_value(worlds.ground, "lane_width", x), ground_value(worlds.ground, "lanes", x)
     lateral = -lane * (torch.floor(u[1] * lanes) + 0.5) + 0.6 * (u[2] - 0.5)
-    speed = torch.where(u[3] < 0.125, 0.0, _g(worlds.ground, "speed", x) * (0.95 + 0.1 * u[4]))
+    speed = torch.where(u[3] < 0.125, 0.0, ground_value(worlds.ground, "speed", x) * (0.95 + 0.1 * u[4]))
     heading = 0.07 * (u[5] - 0.5) + 0.07 * (u[6] - 0.5)
     sway = torch.stack([0.02 * (u[7] - 0.5), 0.02 * (u[8] - 0.5)], 1)
     mount = 1.6 + 0.6 * (u[5] * 7.0 - torch.floor(u[5] * 7.0))

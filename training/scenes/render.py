@@ -25,11 +25,12 @@ from lidargen_ros.cameras.rig import Rig, View
 
 from .cast import FAR, Vec, blocked, blocked_of_one, ground_hit, nearest, nearest_of_one
 from .ego import Ego, advance, rotation, sample_ego
+from .furnish import make_worlds
 from .hashing import hash_int
 from .sensors_sim import develop, lidar_return
 from .shade import radiance, sun_direction
 from .surfaces import Surface, ground_surface, merge, object_surface
-from .world import KINDS, LAYOUTS, NONE, PRIMITIVES, Worlds, make_worlds
+from .world import KINDS, LAYOUTS, NONE, PRIMITIVES, Worlds
 
 __all__ = [
     "KINDS", "LAYOUTS", "Ego", "Worlds", "advance", "fit_rig", "make_worlds",
