@@ -52,7 +52,7 @@ class StudentExperiment:
     max_seconds: float | None = None  # the schedule then ends at whichever comes first
     eval_every: int = 50_000  # samples
     eval_scenes: int = 64
-    save_every: int = 50_000  # samples
+    save_every: int = 20_000  # samples
     keep: int = 3
     seed: int = 0
     device: str = "auto"

@@ -84,6 +84,7 @@ class StudentTrainer:
         if not 0 <= config.flow_share < 1:
             raise ConfigError(f"flow_share is {config.flow_share}; use 0 up to, not including, 1")
         self.config, self.folder = config, folder
+        self.created = time.perf_counter()
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(dump(config))
         torch.manual_seed(config.seed)
@@ -150,14 +151,18 @@ class StudentTrainer:
     def run(self) -> dict[str, Any]:
         """Trains to the end of the schedule; returns the last evaluation and writes curve, weights and evaluation."""
         config = self.config
-        next_eval = config.eval_every
+        next_eval, next_save = config.eval_every, config.save_every
         self.student.train()
-        self.step()  # compiles; the clock of the schedule starts after it
+        self.step()  # compiles, which may take minutes: max_seconds counts them, the schedule does not
         started = time.perf_counter()
+        seconds_left = math.inf
+        if config.max_seconds is not None:
+            seconds_left = max(config.max_seconds - (started - self.created), 1.0)
+            print(f"compiled; {seconds_left:.0f} s of training left", flush=True)
         with progress_bar(config.samples) as (bar, task):
             while True:
                 elapsed = time.perf_counter() - started
-                fraction = max(self.samples / config.samples, elapsed / (config.max_seconds or math.inf))
+                fraction = max(self.samples / config.samples, elapsed / seconds_left)
                 if fraction >= 1:
                     break
                 for group in self.optimiser.param_groups:
@@ -178,6 +183,10 @@ class StudentTrainer:
                         task, completed=self.samples,
                         description=f"loss {row['loss']:.3f} {self.samples / max(elapsed, 1e-9):.0f}/s",
                     )  # fmt: skip
+                if self.samples >= next_save:
+                    next_save += config.save_every
+                    self.save()
+                    print(f"saved after {self.samples} samples, {elapsed:.0f} s", flush=True)
                 if self.samples >= next_eval:
                     next_eval += config.eval_every
                     self.curve.append(
