@@ -80,7 +80,12 @@ def main() -> None:
     )
     parser.add_argument("experiment")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
-    parser.add_argument("--seconds", type=float, required=True, help="from the start to the end of training, compilation included; evaluation comes on top")
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        required=True,
+        help="until training ends, compilation included",
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
         "--start-from", type=Path, help="folder of an earlier session whose weights to continue"
