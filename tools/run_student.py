@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One training session of a student on one GPU, from scenes to numbers: train, evaluate, time, write everything to one folder.
+"""One training run of a student on one GPU, from scenes to numbers: train, evaluate, time, write everything to one folder.
 
     python tools/run_student.py student_nano --seconds 540 --out out/nano [--start-from out/earlier] [key=value ...]
 
@@ -88,7 +88,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument(
-        "--start-from", type=Path, help="folder of an earlier session whose weights to continue"
+        "--start-from", type=Path, help="folder of an earlier run whose weights to continue"
     )
     parser.add_argument("--final-scenes", type=int, default=256)
     parser.add_argument("--baseline-scenes", type=int, default=256)
