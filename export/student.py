@@ -38,6 +38,14 @@ def fold_batch_norm(module: nn.Module) -> nn.Module:
     return module
 
 
+def round_weights(module: nn.Module) -> None:
+    """Rounds the weights that ``half_weights`` will store to what float16 holds, so that torch and graph are equal."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.numel() >= HALF_WEIGHTS_ABOVE:
+                parameter.copy_(parameter.half().float())
+
+
 def half_weights(model: onnx.ModelProto) -> onnx.ModelProto:
     """Stores large float32 weights as float16 followed by a cast, which runtimes fold when they load the graph.
 
@@ -102,6 +110,8 @@ def export_graphs(
     The rows of the atlas (the number of cameras) stay free; everything else is fixed, as engines like it.
     """
     student = fold_batch_norm(copy.deepcopy(student).cpu().float().eval())  # type: ignore[assignment]
+    if half:
+        round_weights(student)
     inputs = graph_inputs(student, sensor, tile, views)
     modules = {
         "encoder": EncoderGraph(student),
