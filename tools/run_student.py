@@ -87,9 +87,7 @@ def main() -> None:
         help="until training ends, compilation included",
     )
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument(
-        "--start-from", type=Path, help="folder of an earlier run whose weights to continue"
-    )
+    parser.add_argument("--start-from", type=Path, help="folder of an earlier run whose weights to continue")
     parser.add_argument("--final-scenes", type=int, default=256)
     parser.add_argument("--baseline-scenes", type=int, default=256)
     arguments = parser.parse_args()
