@@ -5,12 +5,15 @@ Frame: OpenCV axes, x right, y down, z along the optical axis, metres. Integer p
 centres, the origin is the centre of the top-left pixel.
 """
 
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import CalibrationError
+
+Matrix = TypeVar("Matrix", bound=Any)  # a dataclass with width, height, fx, fy, cx, cy
 
 
 @runtime_checkable
@@ -75,6 +78,27 @@ def check_size(width: int, height: int) -> None:
         raise CalibrationError(
             f"image size {width} x {height} is not positive; give the size of the resized image"
         )
+
+
+def resized(camera: Matrix, width: int, height: int) -> Matrix:
+    """A camera with a focal length and principal point in pixels, after its image has been resized."""
+    check_size(width, height)
+    sx, sy = width / camera.width, height / camera.height
+    return replace(
+        camera,
+        width=width,
+        height=height,
+        fx=camera.fx * sx,
+        fy=camera.fy * sy,
+        cx=(camera.cx + 0.5) * sx - 0.5,
+        cy=(camera.cy + 0.5) * sy - 0.5,
+    )
+
+
+def cut_out(camera: Matrix, left: int, top: int, width: int, height: int) -> Matrix:
+    """A camera with a principal point in pixels, after its image has been cropped (or padded)."""
+    check_size(width, height)
+    return replace(camera, width=width, height=height, cx=camera.cx - left, cy=camera.cy - top)
 
 
 def inside_image(pixels: NDArray, width: int, height: int) -> NDArray:

@@ -2,7 +2,7 @@
 """The fisheye camera of ``sensor_msgs/CameraInfo`` "equidistant" (Kannala-Brandt, ``cv2.fisheye``):
 radius = theta (1 + k1 theta^2 + k2 theta^4 + k3 theta^6 + k4 theta^8), times the focal lengths."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +11,7 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from ..errors import CalibrationError
-from .base import as_points, check_calibration, check_size, inside_image
+from .base import as_points, check_calibration, cut_out, inside_image, resized
 
 _BISECTIONS, _NEWTON_STEPS = 12, 6
 
@@ -87,22 +87,11 @@ class FisheyeCamera:
 
     def scaled(self, width: int, height: int) -> "FisheyeCamera":
         """See :class:`.base.Camera`."""
-        check_size(width, height)
-        sx, sy = width / self.width, height / self.height
-        return replace(
-            self,
-            width=width,
-            height=height,
-            fx=self.fx * sx,
-            fy=self.fy * sy,
-            cx=(self.cx + 0.5) * sx - 0.5,
-            cy=(self.cy + 0.5) * sy - 0.5,
-        )
+        return resized(self, width, height)
 
     def cropped(self, left: int, top: int, width: int, height: int) -> "FisheyeCamera":
         """See :class:`.base.Camera`."""
-        check_size(width, height)
-        return replace(self, width=width, height=height, cx=self.cx - left, cy=self.cy - top)
+        return cut_out(self, left, top, width, height)
 
     def to_dict(self) -> dict[str, Any]:
         """See :class:`.base.Camera`."""

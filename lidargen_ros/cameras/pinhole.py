@@ -4,7 +4,7 @@
 Coefficients in OpenCV's order k1 k2 p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4]]] (OpenCV calibration model, REP-104).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.polynomial import Polynomial
 from numpy.typing import NDArray
 
 from ..errors import CalibrationError
-from .base import as_points, check_calibration, check_size, inside_image, normalised
+from .base import as_points, check_calibration, cut_out, inside_image, normalised, resized
 
 _LENGTHS = (0, 4, 5, 8, 12)
 _NEWTON_STEPS = 20
@@ -127,22 +127,11 @@ class PinholeCamera:
 
     def scaled(self, width: int, height: int) -> "PinholeCamera":
         """See :class:`.base.Camera`."""
-        check_size(width, height)
-        sx, sy = width / self.width, height / self.height
-        return replace(
-            self,
-            width=width,
-            height=height,
-            fx=self.fx * sx,
-            fy=self.fy * sy,
-            cx=(self.cx + 0.5) * sx - 0.5,
-            cy=(self.cy + 0.5) * sy - 0.5,
-        )
+        return resized(self, width, height)
 
     def cropped(self, left: int, top: int, width: int, height: int) -> "PinholeCamera":
         """See :class:`.base.Camera`."""
-        check_size(width, height)
-        return replace(self, width=width, height=height, cx=self.cx - left, cy=self.cy - top)
+        return cut_out(self, left, top, width, height)
 
     def to_dict(self) -> dict[str, Any]:
         """See :class:`.base.Camera`."""
