@@ -2,17 +2,16 @@
 """The three graphs of a student as they are exported: pixels to condition, one denoising step, decoding.
 
 Training looks pixels up with the same ``look_up`` that the exported encoder holds, and decodes ranges with the same
-``decode_code``: what is trained is what runs.
+``range_coding.decode_log``: what is trained is what runs.
 """
 
 from __future__ import annotations
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ..range_coding import decode_log
 from .student import Condition, Student
 
 
@@ -33,11 +32,6 @@ def look_up(atlas: Tensor, grid: Tensor, mask: Tensor) -> Tensor:
     colours = F.grid_sample(image, flat, mode="bilinear", padding_mode="border", align_corners=False)
     colours = colours.reshape(b, 3, k, rows, columns).transpose(1, 2) * mask[:, :, None]
     return torch.cat([colours, mask[:, :, None]], dim=2).reshape(b, 4 * k, rows, columns)
-
-
-def decode_code(code: Tensor, min_range: float, max_range: float) -> Tensor:
-    """Logarithmic range code in [-1, 1] -> metres; twin of ``range_coding.decode_log``."""
-    return min_range * torch.exp((code.clamp(-1, 1) + 1) * (0.5 * math.log(max_range / min_range)))
 
 
 class EncoderGraph(nn.Module):
@@ -73,4 +67,4 @@ class DecoderGraph(nn.Module):
         self.limits = (min_range, max_range)
 
     def forward(self, code: Tensor, logit: Tensor) -> tuple[Tensor, Tensor]:
-        return decode_code(code[0], *self.limits), torch.sigmoid(logit[0])
+        return decode_log(code[0], *self.limits), torch.sigmoid(logit[0])

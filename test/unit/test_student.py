@@ -8,7 +8,7 @@ torch = pytest.importorskip("torch")
 
 from lidargen_ros import range_coding  # noqa: E402
 from lidargen_ros.models.student import NANO, Student, StudentConfig, precondition  # noqa: E402
-from lidargen_ros.models.student_graphs import decode_code, look_up  # noqa: E402
+from lidargen_ros.models.student_graphs import look_up  # noqa: E402
 from lidargen_ros.sensors import Sensor  # noqa: E402
 
 SMALL = StudentConfig(
@@ -57,7 +57,7 @@ def test_preconditioning():
 def test_range_code_is_the_one_of_the_numpy_side():
     code = torch.linspace(-1, 1, 50)
     expected = range_coding.decode_log(code.numpy(), 0.5, 120.0)
-    assert np.allclose(decode_code(code, 0.5, 120.0), expected, rtol=1e-5)
+    assert np.allclose(range_coding.decode_log(code, 0.5, 120.0), expected, rtol=1e-5)
 
 
 def test_look_up_takes_the_colour_at_the_pixel():

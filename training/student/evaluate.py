@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from lidargen_ros.models.student import Student
-from lidargen_ros.models.student_graphs import decode_code
+from lidargen_ros.range_coding import decode_log
 
 from ..scenes.seeds import EVALUATION_SEEDS
 from .stream import Batch, SceneStream
@@ -86,7 +86,7 @@ def student_predictor(student: Student, limits: tuple[float, float], autocast: C
     def predict(data: Batch) -> tuple[Tensor, Tensor]:
         with autocast():
             estimate = student.estimate(data.pixels, data.rays)
-        return decode_code(estimate.code, *limits), torch.sigmoid(estimate.logit)
+        return decode_log(estimate.code, *limits), torch.sigmoid(estimate.logit)
 
     return predict
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lidargen_ros.models.student import Estimate
+from lidargen_ros.range_coding import encode_log
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,7 @@ class Target:
 
 def encode_code(range_m: Tensor, min_range: float, max_range: float) -> Tensor:
     """Metres -> logarithmic code in [-1, 1]; no return (0) lies at the far end, beyond which nothing returns."""
-    filled = torch.where(range_m > 0, range_m, max_range).clamp(min_range, max_range)
-    return torch.log(filled / min_range) * (2 / math.log(max_range / min_range)) - 1
+    return encode_log(torch.where(range_m > 0, range_m, max_range), min_range, max_range)
 
 
 def clean_sweep(target: Target, min_range: float, max_range: float) -> Tensor:
