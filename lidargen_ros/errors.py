@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors that a user may meet. Each message names the thing, the reason and the remedy, in one line."""
 
+from collections.abc import Sequence
+
 
 class LidargenError(Exception):
     """Base of all errors raised on purpose; command-line tools print it without a traceback."""
@@ -32,3 +34,12 @@ class CheckpointError(LidargenError):
 
 class ConfigError(LidargenError):
     """A configuration has an unknown key or a value out of range."""
+
+
+LISTED = 12  # names that an error spells out
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names and how many more, for a message of one line."""
+    more = len(names) - LISTED
+    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import LISTED, CheckpointError, ConfigError, listed
 from .dit_config import DiTConfig
 from .dit_denoiser import DiffusionModel
 from .latents import first_line
@@ -33,7 +33,6 @@ Kind = Literal["ema", "reg"]
 
 POSITION_KEY = "net.pos_embedder.seq"  # 0, 1, 2, ...: carries no information
 EXTRA_STATE = "_extra_state"  # entries of an attention library, not tensors
-LISTED = 12  # keys that an error spells out
 
 
 @dataclass(frozen=True)
@@ -178,16 +177,11 @@ def check_keys(weights: Weights, model: DiffusionModel) -> None:
             if k in weights.shapes and weights.shapes[k] != shape
         ],
     }
-    found = [f"{len(keys)} {what}: {_listed(keys)}" for what, keys in problems.items() if keys]
+    found = [f"{len(keys)} {what}: {listed(keys)}" for what, keys in problems.items() if keys]
     if found:
         raise CheckpointError(
             f"{weights.path}: does not fit the diffusion model ({'; '.join(found)}); is it the right file?"
         )
-
-
-def _listed(keys: list[str]) -> str:
-    more = len(keys) - LISTED
-    return ", ".join(keys[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 @torch.no_grad()

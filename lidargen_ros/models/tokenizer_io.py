@@ -30,7 +30,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..bundle import file_sha256
-from ..errors import CheckpointError
+from ..errors import LISTED, CheckpointError, listed
 from .haar import Patcher
 from .latents import LatentStats, first_line, read_mean_std
 from .tokenizer_codec import Tokenizer, build_network
@@ -45,7 +45,6 @@ CONVERTED = "tokenizer.safetensors"
 METADATA_KEY = "lidargen_tokenizer"
 # TorchScript files that may run their code unasked. Empty: every known published file can be read without that.
 PUBLISHED_SHA256: frozenset[str] = frozenset()
-LISTED = 12  # names that an error spells out
 
 
 @dataclass(frozen=True)
@@ -216,16 +215,11 @@ def check_keys(expected: Mapping[str, tuple[int, ...]], given: Mapping[str, Tens
         "unexpected": sorted(given.keys() - expected.keys()),
         "wrong shape": wrong,
     }
-    text = "; ".join(f"{len(found)} {what}: {_listed(found)}" for what, found in problems.items() if found)
+    text = "; ".join(f"{len(found)} {what}: {listed(found)}" for what, found in problems.items() if found)
     if text:
         raise CheckpointError(
             f"weights do not fit the network: {text}; is the file complete and of this tokenizer?"
         )
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - LISTED
-    return ", ".join(names[:LISTED]) + (f" and {more} more" if more > 0 else "")
 
 
 def read_state(path: Path, ema: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
