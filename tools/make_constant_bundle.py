@@ -50,7 +50,7 @@ def save(path: Path, nodes: list, inputs: list, outputs: list) -> None:
 
 
 def write_graphs(folder: Path, sensor: Sensor, range_m: NDArray, returned: NDArray) -> None:
-    """The three graphs of a student; the map is kept in centimetres as uint16."""
+    """The three graphs of a student; the map is kept to the centimetre."""
     rows, columns = sensor.shape
     one = np.zeros((1, 1, 1, 1), np.float32)
     save(
@@ -68,13 +68,10 @@ def write_graphs(folder: Path, sensor: Sensor, range_m: NDArray, returned: NDArr
     save(
         folder / "denoiser.onnx",
         [
-            constant("centimetres", np.round(signed * 100).astype(np.int16)),
-            constant("hundred", np.float32(100)),
+            constant("signed", (np.round(signed * 100) / 100).astype(np.float32)),
             constant("sharpness", np.float32(10)),
             constant("grey", np.full((1, 1, 1), 0.2, np.float32)),
             constant("shape", np.array([1, rows, columns])),
-            helper.make_node("Cast", ["centimetres"], ["wide"], to=F32),
-            helper.make_node("Div", ["wide", "hundred"], ["signed"]),
             helper.make_node("Abs", ["signed"], ["code"]),
             helper.make_node("Sign", ["signed"], ["sign"]),
             helper.make_node("Mul", ["sign", "sharpness"], ["logit"]),

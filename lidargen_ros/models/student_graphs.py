@@ -42,7 +42,8 @@ class EncoderGraph(nn.Module):
         self.encoder = student.encoder
 
     def forward(self, atlas: Tensor, grid: Tensor, mask: Tensor, rays: Tensor) -> Condition:
-        return self.encoder(look_up(atlas[None], grid[None], mask[None]), rays[None])
+        # Cast before anything else: TensorRT takes bytes at a graph's door, but no operator works on them.
+        return self.encoder(look_up(atlas.to(grid.dtype)[None], grid[None], mask[None]), rays[None])
 
 
 class DenoiserGraph(nn.Module):
