@@ -7,6 +7,7 @@ import os
 import platform
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -106,6 +107,20 @@ class LidarGenerator:
     def set_rig(self, rig: Rig) -> None:
         """Rebuilds the ray maps for another calibration; frames in flight finish with the old one."""
         self._align(rig)
+
+    def with_sensor(self, sensor: Sensor) -> LidarGenerator:
+        """The same engines imitating another LiDAR: students read its rays, so beams may lie elsewhere.
+
+        Raises:
+            ConfigError: other numbers of rows or columns than the graphs were exported for.
+        """
+        if sensor.shape != self.sensor.shape:
+            raise ConfigError(
+                f"sensor {sensor.name} is {sensor.shape}, the graphs of bundle {self.bundle.name} are for "
+                f"{self.sensor.shape}; export them for this sensor"
+            )
+        bundle = replace(self.bundle, manifest={**self.bundle.manifest, "sensor": sensor.to_dict()})
+        return LidarGenerator(bundle, self._engines, lidar_height=self.lidar_height)
 
     def _align(self, rig: Rig) -> Alignment:
         aligned = self._aligned
