@@ -301,7 +301,9 @@ class Maker:
             self.model.zero_grad()
             sigma, epsilon = torch.tensor([level]).double(), self.normal(*self.clean.shape)
             corruption = self.corruption(0.2)
-            got = published_loss(self.model, sigma, epsilon, Condition(self.clean, self.text), corruption)
+            noisy = self.clean + sigma.reshape(-1, 1, 1, 1, 1) * epsilon
+            made = self.model.denoise(noisy, sigma, Condition(self.clean, self.text), corruption)
+            got = published_loss(self.clean, made.x0, self.model.log_variance(made.noise_level), sigma)
             got.loss.backward()
             gradients = {n: p.grad.clone() for n, p in self.model.named_parameters()}
             norms = torch.stack([gradients[n].norm() for n in names])
@@ -310,9 +312,9 @@ class Maker:
                 "epsilon": epsilon,
                 "augment_sigma": corruption.sigma,
                 "augment_noise": corruption.noise,
-                "net_in": got.prediction.network_input,
-                "net_out": got.prediction.network_output,
-                "x0_pred": got.prediction.x0,
+                "net_in": made.network_input,
+                "net_out": made.network_output,
+                "x0_pred": made.x0,
                 "logvar": got.log_variance,
                 "weight_per_sigma": got.weight,
                 "edm_loss_mean": got.weighted_error,

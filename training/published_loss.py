@@ -13,12 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lidargen_ros.models.dit_denoiser import Condition, Corruption, DiffusionModel, Prediction
 from lidargen_ros.preconditioning import lognormal_sigma, loss_weight
 
 LEARNING_RATE = 2.0**-14.3
 WARMUP_STEPS = 2500
-TEXT_DROPOUT = 0.2
 ADAMW = {"lr": LEARNING_RATE, "betas": (0.9, 0.99), "eps": 1e-10, "weight_decay": 0.1}  # on every parameter
 CLIP_NORM = 1.0
 EMA_WIDTHS = (0.10, 0.05, 0.025)  # relative width of each replica's average
@@ -33,30 +31,21 @@ class PublishedLoss:
     squared_error: Tensor
     log_variance: Tensor  # [B, 1]
     weight: Tensor  # [B]
-    prediction: Prediction
 
 
-def published_loss(
-    model: DiffusionModel, sigma: Tensor, noise: Tensor, condition: Condition, corruption: Corruption
-) -> PublishedLoss:
+def published_loss(clean: Tensor, estimate: Tensor, log_variance: Tensor, sigma: Tensor) -> PublishedLoss:
     """``mean(w (z - D)^2 exp(-logvar) + logvar)`` over all slots and all padding (EDM2 eq. 14 in form).
 
     Args:
-        sigma: noise levels ``[B]``.
-        noise: unit noise like the latent.
-        condition: its latent ``[B, C, V, H, W]`` is the clean joint latent, LiDAR included.
-        corruption: noise on the camera slots for this call.
+        clean: joint latent ``[B, C, V, H, W]``; estimate: of the denoiser, from ``clean + sigma * noise``.
+        log_variance: learned, ``[B, 1]``. sigma: noise levels ``[B]``.
     """
-    clean = condition.latent
-    noisy = clean + sigma.reshape(-1, 1, 1, 1, 1) * noise
-    prediction = model.denoise(noisy, sigma, condition, corruption)
-    log_variance = model.log_variance(prediction.noise_level)
     weight = loss_weight(sigma)
-    squared = (clean - prediction.x0) ** 2
+    squared = (clean - estimate) ** 2
     weighted = weight.reshape(-1, 1, 1, 1, 1) * squared
     per_element = log_variance.reshape(-1, 1, 1, 1, 1)
     loss = (weighted * torch.exp(-per_element) + per_element).mean()
-    return PublishedLoss(loss, weighted.mean(), squared.mean(), log_variance, weight, prediction)
+    return PublishedLoss(loss, weighted.mean(), squared.mean(), log_variance, weight)
 
 
 def training_sigma(batch: int, uniforms: Callable[..., np.ndarray] | None = None) -> np.ndarray:
@@ -65,10 +54,10 @@ def training_sigma(batch: int, uniforms: Callable[..., np.ndarray] | None = None
     return lognormal_sigma(draw(size=batch), mean=0.0, std=1.0)
 
 
-def learning_rate_factor(step: int) -> float:
+def learning_rate_factor(step: int, warmup: int = WARMUP_STEPS) -> float:
     """Factor of ``LEARNING_RATE`` after ``step`` steps: a linear warm-up, then constant."""
     start = 1e-6
-    return start + (1 - start) * step / WARMUP_STEPS if step < WARMUP_STEPS else 1.0
+    return start + (1 - start) * step / warmup if step < warmup else 1.0
 
 
 def ema_exponent(width: float) -> float:

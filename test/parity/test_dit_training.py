@@ -22,22 +22,25 @@ from training.published_loss import (  # noqa: E402
 )
 
 
+def evaluated(model, vectors, stored, text):
+    """Prediction and loss of one stored case."""
+    clean, sigma = vectors["gt_latent"], stored["sigma"]
+    noisy = clean + sigma.reshape(-1, 1, 1, 1, 1) * stored["epsilon"]
+    corruption = Corruption(stored["augment_sigma"], stored["augment_noise"])
+    made = model.denoise(noisy, sigma, Condition(clean, text), corruption)
+    return made, published_loss(clean, made.x0, model.log_variance(made.noise_level), sigma)
+
+
 def test_loss_and_gradients(dit_model, dit_vectors, dit_config):
     vectors = dit_vectors("training")
     for case in sorted({k.split(".")[0] for k in vectors if k.endswith(".sigma")}):
         stored = {k.removeprefix(f"{case}."): v for k, v in vectors.items() if k.startswith(f"{case}.")}
         model = dit_model()
-        got = published_loss(
-            model,
-            stored["sigma"],
-            stored["epsilon"],
-            Condition(vectors["gt_latent"], vectors["t5_text_embeddings"]),
-            Corruption(stored["augment_sigma"], stored["augment_noise"]),
-        )
+        made, got = evaluated(model, vectors, stored, vectors["t5_text_embeddings"])
         for actual, name in (
-            (got.prediction.network_input, "net_in"),
-            (got.prediction.network_output, "net_out"),
-            (got.prediction.x0, "x0_pred"),
+            (made.network_input, "net_in"),
+            (made.network_output, "net_out"),
+            (made.x0, "x0_pred"),
             (got.log_variance, "logvar"),
         ):
             torch.testing.assert_close(actual, stored[name], atol=1e-4, rtol=0)
@@ -63,13 +66,8 @@ def test_loss_and_gradients(dit_model, dit_vectors, dit_config):
 def test_zero_text_gives_cross_attention_no_gradient(dit_model, dit_vectors):
     vectors = dit_vectors("training")
     model = dit_model()
-    published_loss(
-        model,
-        vectors["a.sigma"],
-        vectors["a.epsilon"],
-        Condition(vectors["gt_latent"], torch.zeros_like(vectors["t5_text_embeddings"])),
-        Corruption(vectors["a.augment_sigma"], vectors["a.augment_noise"]),
-    ).loss.backward()
+    stored = {k.removeprefix("a."): v for k, v in vectors.items() if k.startswith("a.")}
+    evaluated(model, vectors, stored, torch.zeros_like(vectors["t5_text_embeddings"]))[1].loss.backward()
     cross = [p for n, p in model.named_parameters() if n.startswith("net.blocks") and ".blocks.1." in n]
     assert cross
     assert all(p.grad is None or not p.grad.any() for p in cross)
