@@ -76,13 +76,6 @@ def ema_beta(iteration: int, exponent: float) -> float:
 
 
 @torch.no_grad()
-def update_ema(averages: Iterable[Tensor], parameters: Iterable[Tensor], beta: float) -> None:
-    """``average <- beta average + (1 - beta) parameter``, in float32, in place. Buffers are not averaged."""
-    for average, parameter in zip(averages, parameters, strict=True):
-        average.mul_(beta).add_(parameter.to(average.dtype), alpha=1 - beta)
-
-
-@torch.no_grad()
 def clean_and_clip_gradients(parameters: Iterable[Tensor]) -> Tensor:
     """Replace NaN and infinity by 0, then clip the global norm to ``CLIP_NORM``; returns the norm before."""
     parameters = [p for p in parameters if p.grad is not None]

@@ -73,10 +73,6 @@ class Recipe(Protocol):
     All ranks call all methods at the same time; only ``export`` is called on rank 0 alone.
     """
 
-    clip_norm: float  # of the gradient over all parameters
-    clean_gradients: (
-        bool  # True: NaN and infinity in gradients become 0 (published model); False: they stop the run
-    )
     ahead: int  # batches that threads make in advance; 0: ``batch`` runs in the loop, between steps
 
     def build_model(self) -> nn.Module:
@@ -88,6 +84,10 @@ class Recipe(Protocol):
         ...
 
     def learning_rate(self, at: Position) -> float: ...
+
+    def clip_gradients(self, model: nn.Module) -> Tensor:
+        """Clips the gradients in place (and cleans them, where that is the recipe); returns their norm. NaN ends the run."""
+        ...
 
     def ema_beta(self, step: int) -> float:
         """Share of the old average kept after optimiser step ``step`` (from 0); 0 where nothing is averaged."""
@@ -111,6 +111,10 @@ class Recipe(Protocol):
 
     def validate(self, model: nn.Module) -> dict[str, float]:
         """Figures over fixed held-out data; the same on every rank."""
+        ...
+
+    def ladder(self) -> dict[str, dict[str, float]]:
+        """``validate`` of what a model has to beat (the best constant map ...), by name; computed once a run, may be empty."""
         ...
 
     def pictures(self, model: nn.Module) -> dict[str, NDArray]:

@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from lidargen_ros.models.dit_denoiser import Condition, Corruption  # noqa: E402
+from training.loop.averages import update_averages  # noqa: E402
 from training.published_loss import (  # noqa: E402
     EMA_WIDTHS,
     LEARNING_RATE,
@@ -18,7 +19,6 @@ from training.published_loss import (  # noqa: E402
     learning_rate_factor,
     published_loss,
     training_sigma,
-    update_ema,
 )
 
 
@@ -95,7 +95,7 @@ def test_averages(golden):
     for i, (source, after) in enumerate(
         zip(toy["source"], toy["target_after_each_update_float32"], strict=True)
     ):
-        update_ema(average, [torch.tensor([source], dtype=torch.bfloat16)], ema_beta(i, exponent))
+        update_averages(average, [torch.tensor([source], dtype=torch.bfloat16)], ema_beta(i, exponent))
         assert float(average[0]) == pytest.approx(after, rel=1e-6)
 
 
