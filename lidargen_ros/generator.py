@@ -9,33 +9,23 @@ import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import __version__, sampling
+from . import __version__
 from .bundle import Bundle, load_bundle
-from .cameras.align import Alignment, align, atlas
+from .cameras.align import Alignment, align
 from .cameras.rig import Rig
-from .engines.base import Engine
 from .engines.onnxruntime_engine import OnnxRuntimeEngine
 from .engines.select import choose_engine
 from .errors import BundleError, ConfigError, InputError
+from .frame_pipeline import GRAPHS, FramePipeline, Maps
 from .sensors import Sensor
 from .sweep import Sweep
 
-GRAPHS = ("encoder", "denoiser", "decoder")
 FEATURES = ("full", "fine", "patch", "mid", "coarse")
-SIGMA_MAX, SIGMA_MIN = 80.0, 0.02
-
-
-class Maps(NamedTuple):
-    """Raw output of a bundle: ``[rows, columns]`` float32; ``range_m`` holds a range for every ray, returned or not."""
-
-    range_m: NDArray
-    probability: NDArray
-    intensity: NDArray
 
 
 class LidarGenerator:
@@ -48,12 +38,10 @@ class LidarGenerator:
         ((128, 1800), 3)
     """
 
-    def __init__(
-        self, bundle: Bundle, engines: dict[str, Engine], *, lidar_height: float | None = None
-    ) -> None:
+    def __init__(self, bundle: Bundle, pipeline: FramePipeline, *, lidar_height: float | None = None) -> None:
         self.bundle = bundle
         self.sensor: Sensor = bundle.sensor
-        self._engines = engines
+        self._pipeline = pipeline
         student = bundle.manifest["preprocessing"]
         self.tile: tuple[int, int] = tuple(student["tile"])
         self.hypotheses = tuple(student["hypotheses"])
@@ -92,11 +80,11 @@ class LidarGenerator:
                 f"bundle {loaded.name} is of family {loaded.manifest['family']}; LidarGenerator runs students"
             )
         name = choose_engine(engine)
-        engines: dict[str, Engine] = {
-            graph: OnnxRuntimeEngine(loaded.file(f"{graph}.onnx"), name=name, threads=threads)
-            for graph in GRAPHS
-        }
-        return cls(loaded, engines, lidar_height=lidar_height)
+        opened = OnnxRuntimeEngine(
+            {graph: loaded.file(f"{graph}.onnx") for graph in GRAPHS}, name=name, threads=threads
+        )
+        tile = tuple(loaded.manifest["preprocessing"]["tile"])
+        return cls(loaded, FramePipeline(opened, tile, loaded.sensor.shape), lidar_height=lidar_height)
 
     @property
     def rig(self) -> Rig:
@@ -120,7 +108,7 @@ class LidarGenerator:
                 f"{self.sensor.shape}; export them for this sensor"
             )
         bundle = replace(self.bundle, manifest={**self.bundle.manifest, "sensor": sensor.to_dict()})
-        return LidarGenerator(bundle, self._engines, lidar_height=self.lidar_height)
+        return LidarGenerator(bundle, self._pipeline, lidar_height=self.lidar_height)
 
     def _align(self, rig: Rig) -> Alignment:
         aligned = self._aligned
@@ -189,48 +177,10 @@ class LidarGenerator:
         missing = [i for i, image in enumerate(images) if image is None]
         if len(missing) == len(images):
             raise InputError("every camera is missing; give at least one image")
-        aligned = self._align(rig)
-        condition = self._engines["encoder"].run(
-            {
-                "atlas": atlas(images, self.tile),
-                "grid": aligned.grid,
-                "mask": aligned.without(missing) if missing else aligned.mask,
-                "rays": aligned.rays,
-            }
-        )
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise ConfigError(f"steps is {steps}; use 1 for the best estimate, more to draw a sample")
-        estimate = self._best(condition) if steps == 1 else self._sample(condition, steps, seed)
-        decoded = self._engines["decoder"].run({"code": estimate["code"], "logit": estimate["logit"]})
-        return Maps(decoded["range_m"], decoded["probability"], estimate["intensity"][0])
-
-    def _denoise(self, condition: dict[str, Any], x: NDArray, t: float) -> dict[str, Any]:
-        feeds = {name: condition[name] for name in FEATURES}
-        return self._engines["denoiser"].run({"x": x, "t": np.array([t], np.float32), **feeds})
-
-    def _best(self, condition: dict[str, Any]) -> dict[str, Any]:
-        return self._denoise(condition, np.zeros((1, 2, *self.sensor.shape), np.float32), 1.0)
-
-    def _sample(self, condition: dict[str, Any], steps: int, seed: int) -> dict[str, Any]:
-        last: dict[str, Any] = {}
-
-        def denoiser(x: NDArray, sigma: float) -> NDArray:
-            # x = x_0 + sigma e of the samplers is the straight path x_t = (1 - t) x_0 + t e, scaled by 1 / (1 - t).
-            t = sigma / (1 + sigma)
-            last.update(self._denoise(condition, (x * (1 - t)).astype(np.float32), t))
-            return np.stack([last["code"], np.tanh(last["logit"] / 2)], 1)
-
-        sigmas = sampling.karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
-        noise = np.random.default_rng(seed).standard_normal((1, 2, *self.sensor.shape)).astype(np.float32)
-        x = sampling.adams_bashforth_2(denoiser, sigmas[0] * noise, sigmas)
-        # A drawn return is a drawn sign: make it the decision, near 0 or 1.
-        logit = 12 * np.clip(x[:, 1], -1, 1)
-        return {
-            "code": x[:, 0].astype(np.float32),
-            "logit": logit.astype(np.float32),
-            "intensity": last["intensity"],
-        }
+        return self._pipeline.maps(images, self._align(rig), steps=steps, seed=seed)
 
     def describe(self) -> dict[str, Any]:
         """What produces the sweeps: model, engine, machine; for reports, diagnostics and metadata topics."""
@@ -238,7 +188,7 @@ class LidarGenerator:
             "model": self.bundle.name,
             "model_version": self.bundle.manifest.get("version", ""),
             "model_sha256": self.bundle.digest,
-            "engine": self._engines["encoder"].name,
+            "engine": self._pipeline.engine.name,
             "precision": self.bundle.manifest.get("precision", ""),
             "steps": self.steps,
             "sensor": self.sensor.name,
@@ -248,9 +198,8 @@ class LidarGenerator:
         }
 
     def close(self) -> None:
-        """Frees the engines; the generator cannot be used afterwards."""
-        for engine in self._engines.values():
-            engine.close()
+        """Frees the engine; the generator cannot be used afterwards."""
+        self._pipeline.close()
 
 
 def machine() -> str:

@@ -128,10 +128,7 @@ def atlas(images: Sequence[NDArray | None], tile: tuple[int, int]) -> NDArray:
     for i, image in enumerate(images):
         if image is None:
             continue
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-            raise InputError(
-                f"image {i} is {image.dtype} {image.shape}, expected uint8 [height, width, 3] RGB"
-            )
+        check_image(i, image)
         target = out[i * height : (i + 1) * height]
         if image.shape[:2] == tile:
             target[:] = image
@@ -144,3 +141,25 @@ def atlas(images: Sequence[NDArray | None], tile: tuple[int, int]) -> NDArray:
                 interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
             )
     return out
+
+
+def check_image(index: int, image: NDArray) -> tuple[int, int]:
+    """(height, width) of an image.
+
+    Raises:
+        InputError: it is not uint8 ``[H, W, 3]``.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise InputError(
+            f"image {index} is {image.dtype} {image.shape}, expected uint8 [height, width, 3] RGB"
+        )
+    return image.shape[0], image.shape[1]
+
+
+def area_weights(size: int, target: int) -> NDArray:
+    """``[target, size]`` float32, the share of each pixel in each of fewer pixels: the matrix of OpenCV's INTER_AREA."""
+    edges = np.arange(target + 1) * (size / target)
+    low, high = edges[:-1, None], edges[1:, None]
+    pixels = np.arange(size)
+    shares = np.clip(np.minimum(high, pixels + 1) - np.maximum(low, pixels), 0, None)
+    return (shares / shares.sum(1, keepdims=True)).astype(np.float32)

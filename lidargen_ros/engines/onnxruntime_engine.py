@@ -3,38 +3,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import EngineError
-from .base import Tensors
+from .base import Signature, Spec, Written, check_input, check_present, one_line
 
 PROVIDERS = {
     "onnxruntime-cpu": ["CPUExecutionProvider"],
     "onnxruntime-cuda": ["CUDAExecutionProvider", "CPUExecutionProvider"],
     "onnxruntime-tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
 }
-_NUMPY_NAMES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(uint8)": "uint8",
-    "tensor(int64)": "int64",
-}
+_NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
 class OnnxRuntimeEngine:
-    """One ONNX graph in one inference session.
+    """One inference session per graph; tensors stay on the provider's device between them (IO binding).
 
     Args:
-        path: the ``.onnx`` file.
+        graphs: name -> ``.onnx`` file.
         name: a key of ``PROVIDERS``.
-        threads: worker threads of one run; None takes one per core.
+        threads: worker threads of one run on the CPU; None takes one per core.
+
+    Raises:
+        EngineError: the provider is not there, or a graph cannot be loaded.
     """
 
-    def __init__(self, path: Path, *, name: str = "onnxruntime-cpu", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        graphs: Mapping[str, Path],
+        *,
+        name: str = "onnxruntime-cpu",
+        precision: str = "fp32",
+        threads: int | None = None,
+    ) -> None:
         import onnxruntime as ort
 
         missing = set(PROVIDERS[name]) - set(ort.get_available_providers())
@@ -48,45 +54,67 @@ class OnnxRuntimeEngine:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
-        try:
-            self._session = ort.InferenceSession(str(path), options, providers=PROVIDERS[name])
-        except Exception as error:
-            raise EngineError(
-                f"{path} cannot be loaded by {name}: {_one_line(error)}; export the bundle again"
-            ) from error
-        self.name = name
-        self.inputs = {
-            i.name: (_NUMPY_NAMES.get(i.type, i.type), tuple(i.shape)) for i in self._session.get_inputs()
-        }
-        self.outputs = {
-            o.name: (_NUMPY_NAMES.get(o.type, o.type), tuple(o.shape)) for o in self._session.get_outputs()
-        }
-
-    def run(self, feeds: Mapping[str, Any]) -> Tensors:
-        self._check(feeds)
-        try:
-            results = self._session.run(list(self.outputs), dict(feeds))
-        except Exception as error:
-            raise EngineError(f"{self.name} failed: {_one_line(error)}") from error
-        return dict(zip(self.outputs, results, strict=True))
-
-    def _check(self, feeds: Mapping[str, Any]) -> None:
-        if feeds.keys() != self.inputs.keys():
-            raise EngineError(f"{self.name}: the graph takes {sorted(self.inputs)}, given {sorted(feeds)}")
-        for key, (dtype, shape) in self.inputs.items():
-            value = feeds[key]
-            fits = len(value.shape) == len(shape) and all(
-                isinstance(want, str) or want is None or want == got
-                for want, got in zip(shape, value.shape, strict=True)
-            )
-            if not fits or np.dtype(value.dtype).name != dtype:
+        self.name, self.precision = name, precision
+        self._ort = ort
+        self._device = "cpu" if name == "onnxruntime-cpu" else "cuda"
+        self._sessions: dict[str, Any] = {}
+        self.graphs: dict[str, Signature] = {}
+        for graph, path in graphs.items():
+            try:
+                session = ort.InferenceSession(str(path), options, providers=PROVIDERS[name])
+            except Exception as error:
                 raise EngineError(
-                    f"{self.name}: input {key} is {value.dtype} {value.shape}, the graph takes {dtype} {shape}"
-                )
+                    f"{path} cannot be loaded by {name}: {one_line(error)}; export the bundle again"
+                ) from error
+            self._sessions[graph] = session
+            self.graphs[graph] = Signature(_specs(session.get_inputs()), _specs(session.get_outputs()))
+        self._tensors: dict[str, Any] = {}  # OrtValues on the device
+
+    def write(self, tensors: Mapping[str, Written]) -> None:
+        for key, value in tensors.items():
+            check_input(self.name, self.graphs, key, value)
+            known = self._tensors.get(key)
+            if known is not None and tuple(known.shape()) == np.shape(value):
+                known.update_inplace(np.ascontiguousarray(value))
+            else:
+                # On the CPU it would be a view of the caller's array.
+                own = np.array(value, order="C")
+                self._tensors[key] = self._ort.OrtValue.ortvalue_from_numpy(own, self._device, 0)
+
+    def run(self, graphs: Sequence[str], wanted: Sequence[str]) -> None:
+        for graph in graphs:
+            signature, session = self.graphs[graph], self._sessions[graph]
+            check_present(self.name, signature.inputs, self._tensors)
+            binding = session.io_binding()
+            for key in signature.inputs:
+                binding.bind_ortvalue_input(key, self._tensors[key])
+            for key, (_, shape) in signature.outputs.items():
+                # What the last frame computed is overwritten: nothing is allocated after the first.
+                if key in self._tensors and all(isinstance(n, int) for n in shape):
+                    binding.bind_ortvalue_output(key, self._tensors[key])
+                else:
+                    binding.bind_output(key, self._device)
+            try:
+                session.run_with_iobinding(binding)
+            except Exception as error:
+                raise EngineError(f"{self.name} failed in {graph}: {one_line(error)}") from error
+            self._tensors.update(zip(signature.outputs, binding.get_outputs(), strict=True))
+
+    def read(self, names: Sequence[str]) -> dict[str, NDArray]:
+        check_present(self.name, names, self._tensors)
+        # On the CPU numpy() is a view of a tensor that the next run overwrites.
+        return {name: self._tensors[name].numpy().copy() for name in names}
 
     def close(self) -> None:
-        del self._session
+        self._tensors.clear()
+        self._sessions.clear()
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]
+def _specs(values: Sequence[Any]) -> dict[str, Spec]:
+    def dtype(kind: str) -> str:
+        plain = kind.removeprefix("tensor(").removesuffix(")")
+        return _NUMPY_NAMES.get(plain, plain)
+
+    return {
+        v.name: (dtype(v.type), tuple(n if isinstance(n, int) else str(n) for n in v.shape)) for v in values
+    }

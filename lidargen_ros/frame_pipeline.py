@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One frame on one engine: pictures aligned to rays, sampled and decoded, in as few transfers as the engine allows.
+
+Every engine has the graphs ``encoder``, ``denoiser`` and ``decoder``. One with ``pixels`` also shrinks the pictures
+itself, one with ``points`` makes the points, and one with ``sample4`` draws in 4 steps without asking the host: such an
+engine gets pixels and gives points, with one upload and one download.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .cameras.align import Alignment, area_weights, atlas, check_image
+from .engines.base import Engine
+from .student_sampling import draw
+
+GRAPHS = ("encoder", "denoiser", "decoder")
+
+
+class Maps(NamedTuple):
+    """Raw output of a bundle: ``[rows, columns]`` float32; ``range_m`` holds a range for every ray, returned or not."""
+
+    range_m: NDArray
+    probability: NDArray
+    intensity: NDArray
+
+
+class FramePipeline:
+    """Drives an engine; may be shared by generators and threads, one frame at a time.
+
+    Args:
+        tile: (height, width) of a view in the atlas.
+        shape: (rows, columns) of the sweep.
+    """
+
+    def __init__(self, engine: Engine, tile: tuple[int, int], shape: tuple[int, int]) -> None:
+        self.engine = engine
+        self._tile, self._shape = tile, shape
+        self._lock = threading.Lock()
+        # What the engine holds already and need not be sent again.
+        self._aligned: tuple[Alignment, tuple[int, ...]] | None = None
+        self._seed: int | None = None
+        self._best = False
+        self._image_size: tuple[int, int] | None = None
+
+    def maps(self, images: Sequence[NDArray | None], aligned: Alignment, *, steps: int, seed: int) -> Maps:
+        """The maps of one set of checked pictures (at least one is not None)."""
+        with self._lock:
+            self._align(aligned, tuple(i for i, image in enumerate(images) if image is None))
+            first = (*self._see(images), "encoder")
+            if steps == 1:
+                self._ask_for_best()
+                self.engine.run((*first, "denoiser", "decoder"), Maps._fields)
+            elif (sampler := f"sample{steps}") in self.engine.graphs:
+                self._seed_noise(seed)
+                self.engine.run((*first, sampler, "decoder"), Maps._fields)
+            else:
+                self._draw(first, steps, seed)
+            found = self.engine.read(Maps._fields)
+        return Maps(found["range_m"], found["probability"], found["intensity"][0])
+
+    def close(self) -> None:
+        """Frees the engine; waits for a frame in flight."""
+        with self._lock:
+            self.engine.close()
+
+    def _align(self, aligned: Alignment, missing: tuple[int, ...]) -> None:
+        known = self._aligned
+        if known is None or known[0] is not aligned:
+            self.engine.write({"grid": aligned.grid, "rays": aligned.rays})
+        if known is None or known[0] is not aligned or known[1] != missing:
+            self.engine.write({"mask": aligned.without(missing) if missing else aligned.mask})
+        self._aligned = (aligned, missing)
+
+    def _see(self, images: Sequence[NDArray | None]) -> tuple[str, ...]:
+        """Sends the pictures; returns the graphs that must run before the encoder."""
+        sizes = {check_image(i, image) for i, image in enumerate(images) if image is not None}
+        height, width = size = min(sizes)
+        same = len(sizes) == 1 and height >= self._tile[0] and width >= self._tile[1]
+        if "pixels" not in self.engine.graphs or not same:
+            self.engine.write({"atlas": atlas(images, self._tile)})
+            return ()
+        if size != self._image_size:
+            self.engine.write(
+                {
+                    "row_weights": area_weights(height, self._tile[0]),
+                    "column_weights": area_weights(width, self._tile[1]),
+                }
+            )
+            self._image_size = size
+        self.engine.write(
+            {"images": [np.zeros((height, width, 3), np.uint8) if i is None else i for i in images]}
+        )
+        return ("pixels",)
+
+    def _ask_for_best(self) -> None:
+        """No noise at the highest level: what the denoiser then says is its best estimate."""
+        if not self._best:
+            self.engine.write({"x": np.zeros((1, 2, *self._shape), np.float32), "t": np.ones(1, np.float32)})
+            self._best = True
+
+    def _noise(self, seed: int) -> NDArray:
+        return np.random.default_rng(seed).standard_normal((1, 2, *self._shape)).astype(np.float32)
+
+    def _seed_noise(self, seed: int) -> None:
+        if self._seed != seed:
+            self.engine.write({"noise": self._noise(seed)})
+            self._seed = seed
+
+    def _draw(self, first: tuple[str, ...], steps: int, seed: int) -> None:
+        """A sample on an engine that cannot step by itself: the state comes to the host between the steps."""
+        engine, names = self.engine, ("code", "logit", "intensity")
+        self._best = False
+        condition = tuple(engine.graphs["encoder"].outputs)
+        engine.run(first, condition)
+
+        def denoise(x: NDArray, t: float) -> tuple[NDArray, NDArray, NDArray]:
+            engine.write({"x": x.astype(np.float32, copy=False), "t": np.array([t], np.float32)})
+            engine.run(("denoiser",), names)
+            found = engine.read(names)
+            return found["code"], found["logit"], found["intensity"]
+
+        code, logit, _ = draw(denoise, self._noise(seed), steps)
+        engine.write({"code": code.astype(np.float32), "logit": logit.astype(np.float32)})
+        engine.run(("decoder",), ("range_m", "probability"))
