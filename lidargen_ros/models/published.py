@@ -26,7 +26,7 @@ from ..range_coding import MAX_M, MIN_M, decode_linear, encode_linear
 from ..sampling import Progress
 from ..sensors import Sensor, load_sensor
 from ..sweep import Sweep
-from .checkpoints import Kind, find_checkpoint, load_diffusion
+from .checkpoints import Kind, find_checkpoint, load_diffusion, replacing
 from .dit_denoiser import DiffusionModel
 from .dit_graph import GraphedCall
 from .dit_latents import encode_views
@@ -59,6 +59,7 @@ class PublishedPipeline:
         sizes: latent sizes; other than the published ones for small test networks only.
         resize_hw: size to which pictures are resized before the centre crop.
         sensor: LiDAR that is imitated, one full turn at the width before cropping.
+        device: where to encode and decode; by default where the model is.
     """
 
     def __init__(
@@ -70,9 +71,10 @@ class PublishedPipeline:
         sizes: LatentSizes | None = None,
         resize_hw: tuple[int, int] = RESIZE_HW,
         sensor: Sensor | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.model = model
-        self.device = model.net.view_embeddings.weight.device
+        self.device = device or model.net.view_embeddings.weight.device
         self.camera_tokenizer = camera_tokenizer.to(self.device)
         self.lidar_tokenizer = lidar_tokenizer.to(self.device)
         self.options = options or PublishedOptions.corrected()
@@ -103,7 +105,8 @@ class PublishedPipeline:
     ) -> PublishedPipeline:
         """From files. Tokenizers are looked for where ``lidargen download`` puts them, unless given.
 
-        A model of other than the published picture sizes says so in ``pipeline.json`` beside its weights.
+        A model of other than the published picture sizes says so in ``pipeline.json`` beside its weights
+        (``write_sizes``).
 
         Raises:
             CheckpointError: a file is absent, damaged or does not fit. ConfigError: not enough memory.
@@ -117,8 +120,11 @@ class PublishedPipeline:
         )
         as_published = options.mode == "reference"
         tokenizers = [load_tokenizer(path, trust=trust, reference=as_published) for path in (camera, lidar)]
-        model = load_diffusion(weights, device, kind=kind)
-        pipeline = cls(model, tokenizers[0], tokenizers[1], options, **read_sizes(folder / SIZES_FILE))
+        sizes = read_sizes(folder / SIZES_FILE)
+        model = load_diffusion(
+            weights, device, kind=kind, rounded_positions=sizes.pop("rounded_positions", None)
+        )
+        pipeline = cls(model, tokenizers[0], tokenizers[1], options, **sizes)
         if compile_blocks:
             model.net.compile_blocks(dynamic=False)
         if cuda_graph:
@@ -214,10 +220,25 @@ class PublishedPipeline:
         return Sweep(np.where(inside, ranges, 0), self.sensor, stamp_ns)
 
 
+def write_sizes(path: Path, pipeline: PublishedPipeline, rounded_positions: bool) -> None:
+    """Write ``pipeline.json``: sizes and sensor, and with which position tables the weights were trained, because a
+    float32 average of bfloat16 weights does not tell."""
+    content = {
+        "lidar_latent": pipeline.sizes.lidar,
+        "camera_latent": pipeline.sizes.camera,
+        "resize_hw": pipeline.resize_hw,
+        "sensor": pipeline.sensor.to_dict(),
+        "rounded_positions": rounded_positions,
+    }
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1))
+
+
 def read_sizes(path: Path) -> dict[str, Any]:
     """Arguments for ``PublishedPipeline`` from ``pipeline.json``; none if there is no such file.
 
-    Keys: ``lidar_latent``, ``camera_latent``, ``resize_hw`` (two numbers each), ``sensor`` (see ``Sensor.from_dict``).
+    Keys: ``lidar_latent``, ``camera_latent``, ``resize_hw`` (two numbers each), ``sensor`` (see ``Sensor.from_dict``);
+    ``rounded_positions`` (for ``load_diffusion``) where the file has it.
     """
     if not path.is_file():
         return {}
@@ -231,7 +252,10 @@ def read_sizes(path: Path) -> dict[str, Any]:
         raise ConfigError(
             f"{path}: needs lidar_latent, camera_latent, resize_hw (two numbers each) and sensor ({error!r})"
         ) from error
-    return {"sizes": LatentSizes(lidar, camera), "resize_hw": resize_hw, "sensor": sensor}
+    found = {"sizes": LatentSizes(lidar, camera), "resize_hw": resize_hw, "sensor": sensor}
+    if "rounded_positions" in content:
+        found["rounded_positions"] = bool(content["rounded_positions"])
+    return found
 
 
 def _first(folders: Sequence[Path], option: str) -> Path:

@@ -14,10 +14,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import pickle
 import re
-import tempfile
 import zipfile
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -31,6 +29,7 @@ from torch import Tensor
 
 from ..bundle import file_sha256
 from ..errors import LISTED, CheckpointError, listed
+from .checkpoints import replacing
 from .haar import Patcher
 from .latents import LatentStats, first_line, read_mean_std
 from .tokenizer_codec import Tokenizer, build_network
@@ -94,25 +93,22 @@ def convert_tokenizer(source: str | Path, target: str | Path, **options: Any) ->
     ``options`` are those of ``load_tokenizer``. The file appears complete or not at all.
     """
     target = Path(target)
-    if target.is_dir():
-        target = target / CONVERTED
     tokenizer = load_tokenizer(source, **options)
     if not isinstance(tokenizer.network, TokenizerNetwork):
         raise CheckpointError(
             f"{source}: runs as TorchScript only, its layout is unknown and cannot be converted"
         )
+    return save_tokenizer(tokenizer, target / CONVERTED if target.is_dir() else target)
+
+
+def save_tokenizer(tokenizer: Tokenizer, target: Path) -> Path:
+    """Write weights, statistics and layout of a tokenizer as one safetensors file, whole or not at all."""
     weights = {name: value.contiguous() for name, value in tokenizer.network.state_dict().items()}
     if tokenizer.stats is not None:
         weights |= {"latent.mean": tokenizer.stats.mean, "latent.std": tokenizer.stats.std}
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    os.close(handle)
-    try:
-        metadata = {"format": "pt", METADATA_KEY: json.dumps(tokenizer.config.to_dict())}
+    metadata = {"format": "pt", METADATA_KEY: json.dumps(tokenizer.config.to_dict())}
+    with replacing(target) as temporary:
         save_file(weights, temporary, metadata=metadata)
-        os.replace(temporary, target)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
     return target
 
 
