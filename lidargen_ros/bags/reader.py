@@ -11,6 +11,7 @@ from typing import Any
 
 import apsw
 from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.interfaces import MessageDefinitionFormat
 from rosbags.rosbag1 import ReaderError as Ros1Error
 from rosbags.rosbag2 import ReaderError as Ros2Error
 from rosbags.serde import SerdeError
@@ -27,6 +28,11 @@ from .salvage import Channel, Cut, salvage, zstd
 
 STORE = Stores.ROS2_JAZZY
 _SUFFIXES = (".mcap", ".db3", ".bag")
+_ENCODINGS = {
+    MessageDefinitionFormat.NONE: "",
+    MessageDefinitionFormat.MSG: "ros2msg",
+    MessageDefinitionFormat.IDL: "ros2idl",
+}
 # What a damaged file makes the libraries raise; rosbags checks much, but not everything.
 _BROKEN = (
     AnyReaderError,
@@ -47,12 +53,22 @@ _BROKEN = (
 
 @dataclass(frozen=True)
 class Topic:
-    """A topic of a bag; ``qos``: offered profiles as recorded."""
+    """A topic of a bag.
+
+    Attributes:
+        qos: offered profiles as recorded; a latched topic of ROS 1 has none but is ``latched``.
+        definition: of the type, in ``encoding`` (ros2msg, ros2idl); empty where the bag holds none.
+        digest: hash of the type (RIHS01); empty where it is not known.
+    """
 
     name: str
     msgtype: str
     count: int
     qos: tuple[Any, ...] = ()
+    definition: str = field(default="", repr=False)
+    encoding: str = ""
+    digest: str = ""
+    latched: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,7 @@ class BagReader:
         self.topics: dict[str, Topic] = {}
         self.damage: str | None = None
         self._reader: AnyReader | None = None
+        self._salvaged_span = (0, 0)
         self._store = get_typestore(STORE)
         try:
             self._reader = self._open()
@@ -128,11 +145,24 @@ class BagReader:
             self._reader = None
 
     @property
+    def indexed(self) -> bool:
+        """Whether a span of time is found at once; a damaged bag is read from its front each time."""
+        return self._reader is not None
+
+    @property
+    def start_ns(self) -> int:
+        """Recording time of the first message."""
+        return self._span()[0]
+
+    @property
     def end_ns(self) -> int:
-        """Recording time just after the last message; a bag without index is scanned for it."""
+        """Recording time just after the last message."""
+        return self._span()[1]
+
+    def _span(self) -> tuple[int, int]:
         if self._reader is not None:
-            return int(self._reader.end_time)
-        return max((time for _, time, _ in self._scan(self._files())), default=0) + 1
+            return int(self._reader.start_time), int(self._reader.end_time)
+        return self._salvaged_span
 
     def messages(
         self,
@@ -162,10 +192,14 @@ class BagReader:
         reader.open()
         for name, info in reader.topics.items():
             qos = tuple(q for c in info.connections for q in getattr(c.ext, "offered_qos_profiles", ()))
-            msgtype = info.msgtype or info.connections[0].msgtype
-            self.topics[name] = Topic(name, msgtype, info.msgcount, qos)
+            first = info.connections[0]
+            msgtype = info.msgtype or first.msgtype
+            encoding = _ENCODINGS[first.msgdef.format] if reader.is2 else "ros1msg"
+            latched = any(getattr(c.ext, "latching", 0) for c in info.connections)
+            about = (first.msgdef.data, encoding, first.digest if reader.is2 else "", latched)
+            self.topics[name] = Topic(name, msgtype, info.msgcount, qos, *about)
             if not reader.is2:
-                self._register(Channel(name, msgtype, info.msgdef.data, "ros1msg"))
+                self._register(Channel(name, msgtype, first.msgdef.data, encoding))
         return reader
 
     # --- damaged bags ------------------------------------------------------------------------------------------
@@ -173,7 +207,7 @@ class BagReader:
     def _files(self) -> list[Path]:
         if self.path.is_file():
             return [self.path]
-        return sorted(p for p in self.path.iterdir() if p.suffix in _SUFFIXES)
+        return sorted((p for p in self.path.iterdir() if p.suffix in _SUFFIXES), key=_by_number)
 
     def _salvage_topics(self, why: Exception) -> None:
         files = self._files()
@@ -181,13 +215,23 @@ class BagReader:
             raise DataError(f"{self.path} is no bag: no {', '.join(_SUFFIXES)} file in it") from why
         found: dict[str, Topic] = {}
         known: set[Channel] = set()
-        for channel, _, _ in self._scan(files):
+        start, end = 1 << 63, 0
+        for channel, time, _ in self._scan(files):
+            start, end = min(start, time), max(end, time + 1)
             before = found.get(channel.topic)
-            found[channel.topic] = Topic(channel.topic, channel.msgtype, before.count + 1 if before else 1)
+            latched = channel.topic.endswith("tf_static")  # the QoS is not read from damaged bags
+            found[channel.topic] = Topic(
+                channel.topic,
+                channel.msgtype,
+                before.count + 1 if before else 1,
+                definition=channel.definition,
+                encoding=channel.encoding,
+                latched=latched,
+            )
             if channel not in known:
                 known.add(channel)
                 self._register(channel)
-        self.topics = found
+        self.topics, self._salvaged_span = found, (start, end)
         if self.damage is None:  # every file reads to its end, so it is the metadata that failed
             self.damage = f"bag {self.path}: {why}; its files were read without their metadata"
         if not found:
@@ -226,6 +270,12 @@ class BagReader:
                 else get_types_from_msg(channel.definition, channel.msgtype)
             )
             self._store.register({k: v for k, v in types.items() if k not in self._store.fielddefs})
+
+
+def _by_number(path: Path) -> tuple[str, int]:
+    """Files of a split bag in their order: ``bag_2`` before ``bag_10``."""
+    name, _, number = path.stem.rpartition("_")
+    return (name, int(number)) if number.isdigit() else (path.stem, -1)
 
 
 def header_stamp_ns(cdr: bytes | memoryview) -> int:

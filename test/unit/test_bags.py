@@ -234,7 +234,7 @@ def test_a_recording_that_was_killed_is_readable(tmp_path) -> None:
     store = get_typestore(Stores.ROS2_JAZZY)
     for i, message in enumerate(images(store)):
         writer.write("/a/image", message.__msgtype__, START + i * STEP, writer.serialize(message))
-    writer._writer.storage.bio.flush()  # as the kernel keeps what was written before SIGKILL
+    writer.flush()  # as the kernel keeps what was written before SIGKILL
     with BagReader(tmp_path / "bag") as reader:
         found = numbers(reader)
         assert found == list(range(len(found)))
