@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -13,29 +12,13 @@ import onnxruntime as ort
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from lidargen_ros.models.student import Condition, Student
 from lidargen_ros.models.student_graphs import DecoderGraph, DenoiserGraph, EncoderGraph
+from lidargen_ros.models.student_weights import HALF_WEIGHTS_ABOVE, folded
 from lidargen_ros.sensors import Sensor
 
 OPSET = 20
-HALF_WEIGHTS_ABOVE = 1024  # elements; small tensors (biases, norms, the last layer) stay float32
-
-
-def fold_batch_norm(module: nn.Module) -> nn.Module:
-    """Folds every convolution-normalisation pair of ``nn.Sequential`` containers into the convolution, in place."""
-    for name, child in module.named_children():
-        if isinstance(child, nn.Sequential):
-            layers = list(child)
-            for i in range(len(layers) - 1):
-                if isinstance(layers[i], nn.Conv2d) and isinstance(layers[i + 1], nn.BatchNorm2d):
-                    layers[i], layers[i + 1] = fuse_conv_bn_eval(layers[i], layers[i + 1]), nn.Identity()
-            layers = [layer for layer in layers if not isinstance(layer, nn.Identity)]
-            setattr(module, name, nn.Sequential(*layers))
-            child = getattr(module, name)
-        fold_batch_norm(child)
-    return module
 
 
 def round_weights(module: nn.Module) -> None:
@@ -109,7 +92,7 @@ def export_graphs(
 
     The rows of the atlas (the number of cameras) stay free; everything else is fixed, as engines like it.
     """
-    student = fold_batch_norm(copy.deepcopy(student).cpu().float().eval())  # type: ignore[assignment]
+    student = folded(student)
     if half:
         round_weights(student)
     inputs = graph_inputs(student, sensor, tile, views)
