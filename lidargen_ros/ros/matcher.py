@@ -18,6 +18,7 @@ INCOMPLETE = "incomplete"  # + ":" + cameras joined by "+": no frame of theirs n
 DUPLICATE = "duplicate"  # a second frame of the reference camera with the same stamp
 OLD = "out_of_order"  # a reference frame older than a set that already went out
 JUMP = "time_jump"  # waiting when stamps jumped back
+_SPARE = 2  # frames
 
 
 @dataclass(frozen=True, eq=False)  # compared by identity: payloads are messages and arrays
@@ -88,11 +89,12 @@ class Matcher:
         self._buffers: dict[str, deque[Frame]] = {c: deque() for c in self.cameras}
         self._newest: dict[str, int] = {}
         self._period: dict[str, int] = {}
+        self._lead: dict[str, int] = {}  # a frame's stamp minus the reference's newest, when it came
         self._first: int | None = None  # stamp at which the reference camera began
         self._last_out: int | None = None
         self.counters = MatcherCounters()
         self.offset_ns: dict[str, int | None] = dict.fromkeys(self._others)
-        """Nearest stamp of each camera minus the reference's, when last decided; None: no frame."""
+        """Stamps of each camera minus the reference's, when last decided; None: no frame. See :meth:`_offset`."""
 
     def tune(self, *, tolerance_s: float, min_cameras: int, max_wait_s: float, jump_back_s: float) -> None:
         """Change the rules from the next frame on. Raises ConfigError."""
@@ -114,6 +116,7 @@ class Matcher:
             buffer.clear()
         self._newest.clear()
         self._period.clear()
+        self._lead.clear()
         self._first = self._last_out = None
 
     def add(self, camera: str, frame: Frame) -> list[FrameSet]:
@@ -146,13 +149,16 @@ class Matcher:
         while at and buffer[at - 1].stamp_ns > frame.stamp_ns:  # reordered on the way
             at -= 1
         buffer.insert(at, frame)
-        if len(buffer) > self._depth:
-            oldest = buffer.popleft()
-            if camera == self.reference:
-                self._drop_incomplete(oldest)
-        if camera != self.reference:
-            while buffer[-1].stamp_ns - buffer[0].stamp_ns > self._max_wait_ns:
-                buffer.popleft()
+        if camera == self.reference:
+            if len(buffer) > self._depth:
+                self._drop_incomplete(buffer.popleft())
+            return
+        if self.reference in self._newest:
+            self._lead[camera] = frame.stamp_ns - self._newest[self.reference]
+        # A little more than the reference frames have: when one is given up, its partners are here and not blamed.
+        kept_ns = self._max_wait_ns + _SPARE * self._period.get(self.reference, 0)
+        while len(buffer) > self._depth + _SPARE or buffer[-1].stamp_ns - buffer[0].stamp_ns > kept_ns:
+            buffer.popleft()
 
     def _collect(self) -> list[FrameSet]:
         """Decide what can be decided. Going from old to new keeps every set that is complete."""
@@ -215,15 +221,33 @@ class Matcher:
             while buffer and buffer[0].stamp_ns < stamp_ns - self.tolerance_ns:
                 buffer.popleft()
 
+    def _gaps(self, camera: str, stamp_ns: int) -> list[int]:
+        """Stamps of the camera's frames minus the given one."""
+        return [f.stamp_ns - stamp_ns for f in self._buffers[camera]]
+
+    def _offset(self, camera: str, stamp_ns: int) -> int | None:
+        """How far the camera's stamps are from the reference's.
+
+        Where its frames lie on both sides, their nearest one tells. A clock that is off by more is seen by the
+        stamps of what arrives at the same time (to within a period of the reference), and so is a camera that only
+        lacks a frame now and then: its stamps agree.
+        """
+        gaps = self._gaps(camera, stamp_ns)
+        nearest, lead = min(gaps, key=abs, default=None), self._lead.get(camera)
+        if nearest is None or lead is None or abs(nearest) <= self.tolerance_ns:
+            return nearest
+        return nearest if min(gaps) < 0 < max(gaps) and abs(lead) > self.tolerance_ns else lead
+
     def _note_offsets(self, stamp_ns: int) -> None:
-        for camera in self._others:
-            nearest = min((f.stamp_ns - stamp_ns for f in self._buffers[camera]), key=abs, default=None)
-            self.offset_ns[camera] = nearest
+        self.offset_ns.update({c: self._offset(c, stamp_ns) for c in self._others})
 
     def _drop_incomplete(self, frame: Frame) -> None:
         self._note_offsets(frame.stamp_ns)
-        gaps = self.offset_ns
-        absent = [c for c in self._others if (gap := gaps[c]) is None or abs(gap) > self.tolerance_ns]
+        absent = [
+            c
+            for c in self._others
+            if all(abs(gap) > self.tolerance_ns for gap in self._gaps(c, frame.stamp_ns))
+        ]
         self.counters.missing.update(absent)
         self._drop(1, ":".join([INCOMPLETE, "+".join(absent)]))
 
@@ -255,4 +279,5 @@ class Matcher:
             if kept:
                 self._newest[camera] = kept[-1].stamp_ns
             self._period.pop(camera, None)
+        self._lead.clear()
         self._first = self._last_out = None

@@ -79,10 +79,22 @@ def test_a_constant_offset_beyond_the_tolerance_names_the_camera() -> None:
     check_books(matcher)
 
 
-def test_a_stamp_one_second_off_names_the_camera() -> None:
+@pytest.mark.parametrize("order", [CAMERAS, CAMERAS[::-1]])
+@pytest.mark.parametrize("offset", [1000, -1000])
+def test_a_stamp_one_second_off_names_the_camera_and_the_second(offset: int, order) -> None:
     matcher = Matcher(CAMERAS)
-    assert feed(matcher, [(c, t + (1000 if c == "rear_right" else 0)) for c, t in drive(30)]) == []
+    events = [(c, t + (offset if c == "rear_right" else 0)) for _, t in drive(30)[::3] for c in order]
+    assert feed(matcher, events) == []
     assert set(matcher.counters.dropped) == {"incomplete:rear_right"}
+    assert abs((matcher.offset_ns["rear_right"] or 0) - offset * MS) <= 100 * MS  # a period
+    check_books(matcher)
+
+
+def test_the_clock_of_a_camera_that_lacks_every_second_frame_is_not_blamed() -> None:
+    matcher = Matcher(CAMERAS)
+    feed(matcher, [(c, t) for c, t in drive(30) if c != "rear_left" or t % 200 == 0])
+    assert matcher.offset_ns["rear_left"] == 0
+    assert set(matcher.counters.dropped) == {"incomplete:rear_left"}
     check_books(matcher)
 
 
@@ -216,7 +228,7 @@ def test_memory_is_bounded_by_the_depth() -> None:
     matcher = Matcher(CAMERAS, depth=4)
     feed(matcher, [e for e in drive(100) if e[0] != "front"])
     feed(matcher, [("front", t) for t in range(0, 400, 40)])
-    assert all(len(b) <= 4 for b in matcher._buffers.values())
+    assert all(len(b) <= 4 + 2 for b in matcher._buffers.values())
     check_books(matcher)
 
 
