@@ -50,3 +50,32 @@ def carry(points: NDArray, pose_from: NDArray, pose_to: NDArray) -> NDArray:
     """
     motion = np.linalg.solve(np.asarray(pose_to, np.float64), np.asarray(pose_from, np.float64))
     return points @ motion[:3, :3].T + motion[:3, 3]
+
+
+def flicker(maps: Sequence[NDArray], window: tuple[float, float] = WINDOW_M) -> dict[str, float | None]:
+    """Change of each ray from frame to frame while sensor and world stand still.
+
+    This project's measure. Measured sweeps do not reach zero either (noise, lost echoes): compute it for them as well.
+
+    Args:
+        maps: ``[rows, columns]`` metres, 0 = no return, in order of time; two or more.
+        window: ranges that count for the change of range.
+
+    Returns:
+        ``mean_change_m``, ``median_change_m``: absolute change of the range of rays that return in both frames, in the
+        window in the first (None where none does); ``blinking_share``: share of all rays that return in one frame only.
+
+    Raises:
+        ValueError: fewer than two maps.
+    """
+    if len(maps) < 2:
+        raise ValueError(f"flicker of {len(maps)} maps: give at least 2")
+    stack = np.stack(maps)
+    before, after = stack[:-1], stack[1:]
+    both = (before >= window[0]) & (before <= window[1]) & (after > 0)
+    change = np.abs(after - before)[both].astype(np.float64)
+    return {
+        "mean_change_m": float(change.mean()) if len(change) else None,
+        "median_change_m": float(np.median(change)) if len(change) else None,
+        "blinking_share": float(((before > 0) != (after > 0)).mean()),
+    }

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Held-out evaluation of a student on the training device: means over fixed scenes that training never sees.
 
-These are the numbers of the training curve; ``lidargen evaluate`` computes the full set from bags or saved sweeps.
-Errors are over true returns in 5-65 m whatever the model says of the return.
+These are the numbers of the training curve, and by the same ``RaySums`` those of a bundle (``bundle_report``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -39,34 +39,59 @@ def constant_map(stream: SceneStream, seeds: Tensor, batch: int = 16) -> tuple[T
     return torch.where(medians.isnan(), rows, medians), returned.float().mean(0)
 
 
+class RaySums:
+    """Sums over the rays of held-out scenes, and of named regions of them; the definitions behind every figure of a student.
+
+    Errors count rays whose truth returns in ``WINDOW``, whatever the model says of the return.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, float] = {}
+        self._scores: list[Tensor] = []
+        self._truths: list[Tensor] = []
+
+    def add(
+        self,
+        predicted: Tensor,
+        probability: Tensor,
+        true: Tensor,
+        regions: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Maps ``[..., rows, columns]``: ranges in metres (the true one 0 = no return), return probability, bool regions."""
+        returned = true > 0
+        window = (true >= WINDOW[0]) & (true <= WINDOW[1])
+        error = (predicted - true).abs()
+        right = ((probability >= 0.5) == returned).float()
+        everywhere = torch.ones_like(returned)
+        for name, region in {"": everywhere, **(regions or {})}.items():
+            suffix = f"_{name}" if name else ""
+            self._count("mae_m" + suffix, error, window & region)
+            self._count("abs_rel" + suffix, error / true.clamp_min(1e-3), window & region)
+            self._count("return_accuracy" + suffix, right, everywhere & region)
+        self._scores.append(probability[..., ::4, ::4].flatten().float().cpu())
+        self._truths.append(returned[..., ::4, ::4].flatten().cpu())
+
+    def _count(self, name: str, values: Tensor, where: Tensor) -> None:
+        self._sums[name] = self._sums.get(name, 0.0) + float((values * where).sum(dtype=torch.float64))
+        self._counts[name] = self._counts.get(name, 0.0) + float(where.sum(dtype=torch.float64))
+
+    def result(self) -> dict[str, float]:
+        """``mae_m``, ``abs_rel``, ``return_accuracy``, also as ``NAME_REGION``; ``return_auroc``. What has no ray is left out."""
+        means = {name: self._sums[name] / count for name, count in self._counts.items() if count}
+        area = auroc(torch.cat(self._scores), torch.cat(self._truths))
+        return means if math.isnan(area) else {**means, "return_auroc": area}
+
+
 @torch.no_grad()
 def evaluate(predict: Predictor, stream: SceneStream, scenes: int, batch: int = 16) -> dict[str, float]:
     """Means over the first ``scenes`` evaluation seeds with the exact rig."""
-    sums: dict[str, float] = {}
-    counts: dict[str, float] = {}
-
-    def add(name: str, values: Tensor, where: Tensor) -> None:
-        sums[name] = sums.get(name, 0.0) + float((values * where).sum(dtype=torch.float64))
-        counts[name] = counts.get(name, 0.0) + float(where.sum(dtype=torch.float64))
-
-    scores, truths = [], []
+    sums = RaySums()
     seeds = torch.arange(EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + scenes)
     for part in seeds.split(batch):
         data = stream(part, exact_only=True)
-        predicted, probability = predict(data)
-        true = data.target.range_m
-        window = (true >= WINDOW[0]) & (true <= WINDOW[1])
-        error = (predicted - true).abs()
-        for suffix, where in (("", window), ("_seen", window & data.seen), ("_unseen", window & ~data.seen)):
-            add("mae_m" + suffix, error, where)
-            add("abs_rel" + suffix, error / true.clamp_min(1e-3), where)
-        right = (probability >= 0.5) == (true > 0)
-        add("return_accuracy", right.float(), torch.ones_like(right))
-        scores.append(probability[:, ::4, ::4].flatten().float().cpu())
-        truths.append((true > 0)[:, ::4, ::4].flatten().cpu())
-    result = {name: sums[name] / max(counts[name], 1.0) for name in sums}
-    result["return_auroc"] = auroc(torch.cat(scores), torch.cat(truths))
-    return result
+        sums.add(*predict(data), data.target.range_m, {"seen": data.seen, "unseen": ~data.seen})
+    return sums.result()
 
 
 def auroc(scores: Tensor, truths: Tensor) -> float:
