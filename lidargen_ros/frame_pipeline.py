@@ -30,6 +30,43 @@ class Maps(NamedTuple):
     intensity: NDArray
 
 
+class Limits(NamedTuple):
+    """What counts as a return: lowest probability, nearest and farthest range in metres."""
+
+    probability: float
+    min_range_m: float
+    max_range_m: float
+
+
+class Points(NamedTuple):
+    """Maps ``[rows, columns]`` float32 after the limits: range and intensity are 0 where nothing returns.
+
+    ``cloud`` is ``[rows, columns, 4]`` (x, y, z in metres, NaN where nothing returns, and the intensity) from an engine
+    that makes points, else None.
+    """
+
+    range_map: NDArray
+    probability: NDArray
+    reflected: NDArray
+    cloud: NDArray | None
+
+
+def within(maps: Maps, limits: Limits) -> Points:
+    """The limits applied on the host."""
+    returned = (
+        (maps.probability >= limits.probability)
+        & (maps.range_m >= limits.min_range_m)
+        & (maps.range_m <= limits.max_range_m)
+    )
+    zero = np.float32(0)
+    return Points(
+        range_map=np.where(returned, maps.range_m, zero),
+        probability=maps.probability,
+        reflected=np.where(returned, maps.intensity, zero),
+        cloud=None,
+    )
+
+
 class FramePipeline:
     """Drives an engine; may be shared by generators and threads, one frame at a time.
 
@@ -45,24 +82,54 @@ class FramePipeline:
         # What the engine holds already and need not be sent again.
         self._aligned: tuple[Alignment, tuple[int, ...]] | None = None
         self._seed: int | None = None
+        self._limits: Limits | None = None
         self._best = False
         self._image_size: tuple[int, int] | None = None
 
     def maps(self, images: Sequence[NDArray | None], aligned: Alignment, *, steps: int, seed: int) -> Maps:
-        """The maps of one set of checked pictures (at least one is not None)."""
+        """The maps of one set of pictures, at least one of which is not None.
+
+        Raises:
+            InputError: a picture is not uint8 ``[H, W, 3]``.
+        """
         with self._lock:
-            self._align(aligned, tuple(i for i, image in enumerate(images) if image is None))
-            first = (*self._see(images), "encoder")
-            if steps == 1:
-                self._ask_for_best()
-                self.engine.run((*first, "denoiser", "decoder"), Maps._fields)
-            elif (sampler := f"sample{steps}") in self.engine.graphs:
-                self._seed_noise(seed)
-                self.engine.run((*first, sampler, "decoder"), Maps._fields)
-            else:
-                self._draw(first, steps, seed)
+            self._compute(images, aligned, steps, seed, (), Maps._fields)
             found = self.engine.read(Maps._fields)
         return Maps(found["range_m"], found["probability"], found["intensity"][0])
+
+    def points(
+        self, images: Sequence[NDArray | None], aligned: Alignment, limits: Limits, *, steps: int, seed: int
+    ) -> Points:
+        """What of the maps lies within the limits, and where; arguments and errors as for :meth:`maps`."""
+        if "points" not in self.engine.graphs:
+            return within(self.maps(images, aligned, steps=steps, seed=seed), limits)
+        with self._lock:
+            if limits != self._limits:
+                self.engine.write({"limits": np.array(limits, np.float32)})
+                self._limits = limits
+            self._compute(images, aligned, steps, seed, ("points",), Points._fields)
+            return Points(**self.engine.read(Points._fields))
+
+    def _compute(
+        self,
+        images: Sequence[NDArray | None],
+        aligned: Alignment,
+        steps: int,
+        seed: int,
+        last: tuple[str, ...],
+        wanted: tuple[str, ...],
+    ) -> None:
+        self._align(aligned, tuple(i for i, image in enumerate(images) if image is None))
+        first = (*self._see(images), "encoder")
+        if steps == 1:
+            self._ask_for_best()
+            self.engine.run((*first, "denoiser", "decoder", *last), wanted)
+        elif (sampler := f"sample{steps}") in self.engine.graphs:
+            self._seed_noise(seed)
+            self.engine.run((*first, sampler, "decoder", *last), wanted)
+        else:
+            self._draw(first, steps, seed)
+            self.engine.run(("decoder", *last), tuple(name for name in wanted if name != "intensity"))
 
     def close(self) -> None:
         """Frees the engine; waits for a frame in flight."""
@@ -127,4 +194,3 @@ class FramePipeline:
 
         code, logit, _ = draw(denoise, self._noise(seed), steps)
         engine.write({"code": code.astype(np.float32), "logit": logit.astype(np.float32)})
-        engine.run(("decoder",), ("range_m", "probability"))

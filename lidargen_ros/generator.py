@@ -11,7 +11,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from . import __version__
@@ -21,7 +20,7 @@ from .cameras.rig import Rig
 from .engines.onnxruntime_engine import OnnxRuntimeEngine
 from .engines.select import choose_engine
 from .errors import BundleError, ConfigError, InputError
-from .frame_pipeline import GRAPHS, FramePipeline, Maps
+from .frame_pipeline import GRAPHS, FramePipeline, Limits, Maps
 from .sensors import Sensor
 from .sweep import Sweep
 
@@ -145,18 +144,16 @@ class LidarGenerator:
         Raises:
             InputError: wrong number, type or shape of images, or none at all.
         """
-        maps = self.maps(images, rig, steps=steps, seed=seed)
-        returned = (
-            (maps.probability >= self.return_threshold)
-            & (maps.range_m >= self.sensor.min_range_m)
-            & (maps.range_m <= self.sensor.max_range_m)
+        limits = Limits(self.return_threshold, self.sensor.min_range_m, self.sensor.max_range_m)
+        found = self._pipeline.points(
+            *self._checked(images, rig), limits, steps=self._steps(steps), seed=seed
         )
         return Sweep(
-            range_map=np.where(returned, maps.range_m, np.float32(0)),
+            range_map=found.range_map,
             sensor=self.sensor,
             stamp_ns=stamp_ns,
-            return_probability=maps.probability,
-            intensity=np.where(returned, maps.intensity, np.float32(0)),
+            return_probability=found.probability,
+            intensity=found.reflected,
         )
 
     def maps(
@@ -168,19 +165,26 @@ class LidarGenerator:
         seed: int = 0,
     ) -> Maps:
         """Range, return probability and intensity of every ray, before any threshold (arguments as for a call)."""
+        return self._pipeline.maps(*self._checked(images, rig), steps=self._steps(steps), seed=seed)
+
+    def _checked(
+        self, images: Sequence[NDArray | None], rig: Rig | None
+    ) -> tuple[Sequence[NDArray | None], Alignment]:
         rig = self.rig if rig is None else rig
         if len(images) != len(rig.views):
             names = ", ".join(v.name for v in rig.views)
             raise InputError(
                 f"{len(images)} images for a rig of {len(rig.views)} cameras ({names}); give one each, or None"
             )
-        missing = [i for i, image in enumerate(images) if image is None]
-        if len(missing) == len(images):
+        if all(image is None for image in images):
             raise InputError("every camera is missing; give at least one image")
+        return images, self._align(rig)
+
+    def _steps(self, steps: int | None) -> int:
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise ConfigError(f"steps is {steps}; use 1 for the best estimate, more to draw a sample")
-        return self._pipeline.maps(images, self._align(rig), steps=steps, seed=seed)
+        return steps
 
     def describe(self) -> dict[str, Any]:
         """What produces the sweeps: model, engine, machine; for reports, diagnostics and metadata topics."""

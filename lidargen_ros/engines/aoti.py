@@ -19,6 +19,18 @@ from .base import one_line
 log = logging.getLogger(__name__)
 
 
+class Plain(nn.Module):
+    """Gives a plain tuple: packages know no named ones."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        results = self.module(*inputs)
+        return tuple(results) if isinstance(results, tuple) else (results,)
+
+
 def load_or_build(
     module: nn.Module, inputs: tuple[Tensor, ...], folder: Path, name: str
 ) -> Callable[..., tuple[Tensor, ...]]:
@@ -33,7 +45,7 @@ def load_or_build(
         try:
             folder.mkdir(parents=True, exist_ok=True)
             log.info("compiling %s (once)", package)
-            program = torch.export.export(module, inputs)
+            program = torch.export.export(Plain(module), inputs)
             torch._inductor.aoti_compile_and_package(program, package_path=str(temporary))
             temporary.replace(package)
         except OSError as error:

@@ -78,6 +78,9 @@ class TorchEngine:
         self._callables: dict[Any, Callable[..., Any]] = {}
         self._recorded: dict[Any, Callable[[], tuple[Tensor, ...]]] = {}
         self._stream = torch.cuda.Stream(self.device) if cuda else None
+        if cuda:  # for the whole process: shapes are fixed, so convolutions may be chosen by trial
+            torch.backends.cudnn.benchmark = True
+            torch.backends.cudnn.allow_tf32 = precision != "fp32"
 
     @property
     def memory_bytes(self) -> int:
@@ -167,7 +170,7 @@ class TorchEngine:
             self._chain(graphs, wanted, inputs)
         torch.cuda.synchronize(self.device)
         recorded = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(recorded, stream=self._stream):
+        with torch.cuda.graph(recorded, stream=self._stream, capture_error_mode="thread_local"):
             outputs = self._chain(graphs, wanted, inputs)
 
         def replay() -> tuple[Tensor, ...]:
