@@ -76,10 +76,10 @@ def ema_beta(iteration: int, exponent: float) -> float:
 
 
 @torch.no_grad()
-def clean_and_clip_gradients(parameters: Iterable[Tensor]) -> Tensor:
-    """Replace NaN and infinity by 0, then clip the global norm to ``CLIP_NORM``; returns the norm before."""
+def clean_and_clip_gradients(parameters: Iterable[Tensor], norm: float = CLIP_NORM) -> Tensor:
+    """Replace NaN and infinity by 0, then clip the global norm to ``norm``; returns the norm before."""
     parameters = [p for p in parameters if p.grad is not None]
     for parameter in parameters:
         assert parameter.grad is not None
         parameter.grad.nan_to_num_(nan=0.0, posinf=0.0, neginf=0.0)
-    return torch.nn.utils.clip_grad_norm_(parameters, CLIP_NORM)
+    return torch.nn.utils.clip_grad_norm_(parameters, norm)

@@ -81,13 +81,18 @@ class FourierFeatures(nn.Module):
         return math.sqrt(2) * (t[:, None].to(self.freqs.dtype) * self.freqs + self.phases).cos()
 
 
+def log_variance_head() -> nn.Sequential:
+    """Log-variance of the error from the noise level, a training aid; its frequencies are drawn once and stored."""
+    return nn.Sequential(FourierFeatures(128), nn.Linear(128, 1, bias=False))
+
+
 class DiffusionModel(nn.Module):
     """Network and log-variance head, with the key names ``net.*`` and ``logvar.*`` of ``model.pt``."""
 
     def __init__(self, config: DiTConfig, rounded_positions: bool = False) -> None:
         super().__init__()
         self.net = MultiViewDiT(config, rounded_positions)
-        self.logvar = nn.Sequential(FourierFeatures(128), nn.Linear(128, 1, bias=False))
+        self.logvar = log_variance_head()
         # What calls the network: replaced by a recorded CUDA graph where that is wanted.
         self.call: Callable[..., Tensor] | None = None
 

@@ -254,6 +254,14 @@ class PublishedDataset(Dataset):
         return torch.from_numpy(np.stack(images)).expand(3, -1, -1, -1).contiguous()
 
 
+def readable(data: Dataset, index: int) -> Any:
+    """An item, for those who cannot go on without it. Raises DataError where it cannot be read."""
+    found = data[index]
+    if isinstance(found, Failure):
+        raise DataError(f"clip {found.clip}: {found.reason}; leave the clip out of the split list")
+    return found
+
+
 def _failed(clip: str, error: LidargenError, strict: bool) -> Failure:
     if strict:
         raise error

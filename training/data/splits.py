@@ -9,8 +9,11 @@ from pathlib import Path
 
 from lidargen_ros.bags.clips import PUBLISHED_VIEWS
 from lidargen_ros.errors import ConfigError
+from lidargen_ros.sensors import Sensor, load_sensor
 
-EVERY_CLIP = "all"
+from .dataset import FrameDataset
+
+EVERY_CLIP, OF_CLIPS = "all", "clips"
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,19 @@ class ClipData:
                 f"split list {path} {what}; name another with data.split or data.val_split (all: every clip)"
             )
         return path
+
+
+def open_splits(data: ClipData) -> tuple[FrameDataset, FrameDataset]:
+    """Frames for training and for validation."""
+    training, held_out = (
+        FrameDataset(data.root(), data.list_of(split), data.cameras) for split in (data.split, data.val_split)
+    )
+    return training, held_out
+
+
+def sensor_of(name: str, frames: FrameDataset) -> Sensor:
+    """A sensor by name or file, or with ``clips`` that of the (first of the) clips."""
+    return frames.clips.reader(frames.clips.names[0]).sensor if name == OF_CLIPS else load_sensor(name)
 
 
 def spread(count: int, wanted: int) -> Sequence[int]:
