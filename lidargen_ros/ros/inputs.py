@@ -111,6 +111,10 @@ class CameraInputs:
         topic = self._node.resolve_topic_name(f"{camera}/camera_info")
         self._infos.append(
             self._node.create_subscription(
-                CameraInfo, topic, lambda message: on_info(camera, topic, message), qos.subscription(1)
+                CameraInfo,
+                topic,
+                lambda message: on_info(camera, topic, message),
+                qos.subscription(1),
+                qos_overriding_options=qos.overridable(),
             )
         )

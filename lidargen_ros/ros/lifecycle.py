@@ -14,7 +14,7 @@ Transition = Callable[[Any, Any], None]
 
 
 def reported(
-    doing: str, done: str, *, keep_trouble: bool = False
+    doing: str, done: str, *, undo: str = "", keep_trouble: bool = False
 ) -> Callable[[Transition], Callable[[Any, Any], TransitionCallbackReturn]]:
     """Make ``method(self, state)``, which may raise, a transition callback.
 
@@ -25,6 +25,7 @@ def reported(
     Args:
         doing: state during the transition, for the diagnostics.
         done: state after it.
+        undo: name of the method that gives back what a transition took before it failed with a LidargenError.
         keep_trouble: what went wrong before stays in the diagnostics.
     """
 
@@ -40,6 +41,8 @@ def reported(
             except LidargenError as e:
                 self.health.state, self.health.trouble = before, str(e)
                 self.get_logger().error(f"{doing}: {e}")
+                if undo:
+                    getattr(self, undo)()
                 return TransitionCallbackReturn.FAILURE
             except Exception as e:  # noqa: BLE001  # rclpy would swallow it
                 self.health.state, self.health.trouble = "error", f"{type(e).__name__}: {e}"

@@ -5,7 +5,6 @@ import json
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,25 +18,27 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.signals import SignalHandlerOptions
 from std_srvs.srv import Trigger
 
-from ..cameras import Rig
-from ..errors import CalibrationError, ConfigError, LidargenError
+from ..errors import ConfigError, LidargenError
 from . import compat
-from .calibration import InfoCalibration, chosen_rig
+from .calibrator import Calibrator
 from .diagnostics import Diagnostics
-from .health import Health, Status
+from .gauges import Gauges, freed
+from .health import Health, Observed
 from .inputs import CameraInputs
 from .lifecycle import reported, start
+from .logs import LogBridge
 from .matcher import Frame, FrameSet
 from .outputs import Outputs
-from .parameters import PARAMETERS, Settings, declare
+from .parameters import PARAMETERS, declare
 from .pipeline import Generator, Pipeline
 from .reporter import Reporter
 from .statistics import Statistics
+from .status import Status
 from .synchronizer import make_matcher, tune
-from .worker import Worker
+from .transforms import Transforms
 
 MakeGenerator = Callable[..., Generator]
-Job = tuple[FrameSet, Settings]
+_TICK_S = 1.0  # how often transports are chosen and TF is read
 
 
 def load_generator(bundle: str, **options: Any) -> Generator:
@@ -66,14 +67,14 @@ class LidarNode(LifecycleNode):
         self.health = Health()
         self.statistics = Statistics(self.settings.cameras)
         self.matcher = make_matcher(self.settings)
+        self.gauges = Gauges()
+        self._log_bridge = LogBridge(self.get_logger(), self.health.heard)
         self._generator: Generator | None = None
         self._outputs: Outputs | None = None
         self._pipeline: Pipeline | None = None
         self._inputs: CameraInputs | None = None
-        self._worker: Worker[Job] | None = None
-        self._calibrator: Worker[Rig] | None = None
-        self._calibration: InfoCalibration | None = None
-        self._calibrated = False
+        self._calibrator: Calibrator | None = None
+        self._transforms: Transforms | None = None
         self._jump_handle: Any = None
         self._timer: Any = None
         self._metadata_lock = threading.Lock()
@@ -82,49 +83,45 @@ class LidarNode(LifecycleNode):
 
     # --- transitions ---------------------------------------------------------------------------------------------
 
-    @reported("loading the model", "inactive")
+    @reported("loading the model", "inactive", undo="_free")
     def on_configure(self, state: Any) -> None:
         """Load, check and warm up the bundle; create the publishers."""
         s = self.settings
-        self._generator = self._make_generator(s.bundle, engine=s.engine, threads=s.threads or None)
-        rig = chosen_rig(self._generator.rig, s)
-        self._generator.set_rig(rig)
-        self._calibrated = s.calibration == "rig"
-        self._calibration = None if self._calibrated else InfoCalibration(rig, s)
-        black = [np.zeros((v.camera.height, v.camera.width, 3), np.uint8) for v in rig.views]
-        self._generator(black, steps=s.steps or None)
-        self._outputs = Outputs(self, s)
+        if s.calibration == "tf" and self._transforms is None:
+            self._transforms = Transforms(self)
+        generator = self._generator = self._make_generator(
+            s.bundle, engine=s.engine, threads=s.threads or None
+        )
+        self._calibrator = Calibrator(
+            generator, s, self.statistics, self.reporter, self._on_calibration, self._transforms
+        )
+        black = [np.zeros((v.camera.height, v.camera.width, 3), np.uint8) for v in generator.rig.views]
+        generator(black, steps=s.steps or None)
+        self._outputs = Outputs(self, s, self.statistics, self.reporter)
         self._pipeline = Pipeline(
-            self._generator,
-            self._outputs.publish,
+            generator,
+            self._outputs,
             self.statistics,
             self.reporter,
             lambda: self.get_clock().now().nanoseconds,
             compat.cv_bridge_converter(),
         )
         self._publish_metadata()
-        model = self._generator.describe()
+        model = generator.describe()
         self.get_logger().info(f"model {model.get('model')} on {model.get('engine')}, {model.get('machine')}")
         super().on_configure(state)
 
-    @reported("activating", "active")
+    @reported("activating", "active", undo="_stop_working")
     def on_activate(self, state: Any) -> None:
         """Subscribe and start working."""
         super().on_activate(state)
-        assert self._pipeline is not None
+        assert self._pipeline is not None and self._calibrator is not None
         self.statistics.activated()
-        self._worker = Worker(
-            "generate",
-            self._pipeline,
-            replaced=lambda _: self.statistics.drop("replaced"),
-            failed=self._on_failure,
-        )
-        self._calibrator = Worker(
-            "calibrate", self._recalibrate, replaced=lambda _: None, failed=self._on_failure
-        )
-        on_info = self._on_info if self._calibration else None
+        self._pipeline.start()
+        self._calibrator.start()
+        on_info = self._on_info if self._calibrator.listens else None
         self._inputs = CameraInputs(self, self.settings, self._on_frame, on_info)
-        self._timer = self.create_timer(1.0, self._inputs.choose_transports)
+        self._timer = self.create_timer(_TICK_S, self._on_tick)
         backwards = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1_000_000))
         self._jump_handle = self.get_clock().create_jump_callback(
             backwards, post_callback=self._on_clock_jump
@@ -140,9 +137,11 @@ class LidarNode(LifecycleNode):
 
     @reported("cleaning up", "unconfigured")
     def on_cleanup(self, state: Any) -> None:
-        """Free the model."""
+        """Free the model, and say how much memory that gave back."""
+        before = self.gauges.read()
         self._free()
         super().on_cleanup(state)
+        self.get_logger().info(f"the model is freed: {freed(before, self.gauges.settle())}")
 
     @reported("shutting down", "finalized")
     def on_shutdown(self, state: Any) -> None:
@@ -165,26 +164,27 @@ class LidarNode(LifecycleNode):
         if self._jump_handle is not None:
             self._jump_handle.unregister()
         self.matcher.reset("deactivated")
-        for worker in (self._worker, self._calibrator):
-            if worker is not None and not worker.stop():
-                self.get_logger().error("the frame at hand did not end within 10 s; it is left behind")
-        self._inputs = self._timer = self._jump_handle = self._worker = self._calibrator = None
+        hung = [self._pipeline.stop()] if self._pipeline is not None else []
+        if self._calibrator is not None and not self._calibrator.stop():
+            hung.append("calibrate")
+        for stage in filter(None, hung):
+            self.get_logger().error(f"{stage} did not end within 10 s; it is left behind")
+        self._inputs = self._timer = self._jump_handle = None
 
     def _free(self) -> None:
-        if self._pipeline is not None:
-            self._pipeline.close()
-        if self._outputs is not None:
-            self._outputs.close()
-        if self._generator is not None:
-            self._generator.close()
-        self._pipeline = self._outputs = self._generator = None
+        parts = (self._pipeline, self._outputs, self._generator)
+        # First out of the diagnostics' sight, which look from another thread.
+        self._pipeline = self._outputs = self._calibrator = self._generator = None
+        for part in parts:
+            if part is not None:
+                part.close()
 
     # --- data ------------------------------------------------------------------------------------------------------
 
     def _on_frame(self, camera: str, frame: Frame) -> None:
         known, picture = self.statistics.cameras[camera], frame.payload
         known.rate.tick()
-        known.transport = picture.transport
+        known.transport, known.stamp_ns = picture.transport, frame.stamp_ns
         if frame.stamp_ns == 0:
             self.reporter.warning(
                 f"{picture.topic} stamp", f"{picture.topic}: images are stamped 0; the driver must stamp them"
@@ -199,42 +199,31 @@ class LidarNode(LifecycleNode):
             self._submit(found)
 
     def _submit(self, found: FrameSet) -> None:
-        if self._worker is None:
+        if self._pipeline is None or self._calibrator is None:
             self.statistics.drop("deactivated")
-        elif not self._calibrated:
-            missing = self._calibration.missing if self._calibration else []
-            topics = ", ".join(f"{c}/camera_info" for c in missing) or "camera_info"
-            self.reporter.warning("calibration", f"no usable calibration yet on {topics}: images are dropped")
+        elif not self._calibrator.ready:
+            missing = "; ".join(self._calibrator.missing) or "the first ray maps are being made"
+            self.reporter.warning(
+                "calibration", f"images are dropped until there is a calibration: {missing}"
+            )
             self.statistics.drop("no_calibration")
         else:
-            self._worker.submit((found, self.settings))
+            self._pipeline.submit(found, self.settings)
 
     def _on_info(self, camera: str, topic: str, info: Any) -> None:
-        if self._calibration is None or self._calibrator is None:
-            return
-        try:
-            rig = self._calibration.update(camera, topic, info)
-        except CalibrationError as e:
-            self.statistics.note(f"bad_calibration:{camera}")
-            self.reporter.warning(topic, f"{e}; the message is not used")
-            return
-        if rig is not None:
-            self._calibrator.submit(rig)
+        if self._calibrator is not None:
+            self._calibrator.on_info(camera, topic, info, self.settings)
 
-    def _recalibrate(self, rig: Rig) -> None:
-        """On the calibrator's thread; frames in flight finish with the old maps."""
-        assert self._generator is not None
-        self._generator.set_rig(rig)
-        self._calibrated = True
-        self.statistics.note("calibrations")
+    def _on_calibration(self) -> None:
+        """The generator has another rig; called on the calibrator's thread."""
         self._publish_metadata()
         self.get_logger().info("ray maps follow a new calibration")
 
-    def _on_failure(self, item: Any, error: Exception) -> None:
-        text = "".join(traceback.format_exception(error)).rstrip()
-        self.reporter.error("failure", f"{type(error).__name__}: {error}; the frame is dropped\n{text}")
-        if isinstance(item, tuple):
-            self.statistics.drop("failed")
+    def _on_tick(self) -> None:
+        if self._inputs is not None:
+            self._inputs.choose_transports()
+        if self._calibrator is not None:
+            self._calibrator.look_up(self.settings)
 
     def _on_clock_jump(self, _: Any) -> None:
         self.matcher.jump_back(self.get_clock().now().nanoseconds)
@@ -256,8 +245,8 @@ class LidarNode(LifecycleNode):
         values = {p.name: p.value for p in parameters if p.name in PARAMETERS}
         try:
             new = self.settings.changed(values)
-            if "rig" in values and self._generator is not None:
-                chosen_rig(self._generator.rig, new)
+            if "rig" in values and self._calibrator is not None:
+                self._calibrator.check(new)
         except LidargenError as e:
             return SetParametersResult(successful=False, reason=str(e))
         return SetParametersResult(successful=True)
@@ -268,8 +257,8 @@ class LidarNode(LifecycleNode):
             return
         self.settings = self.settings.changed(values)
         tune(self.matcher, self.settings)
-        if "rig" in values and self._generator is not None and self._calibrator is not None:
-            self._calibrator.submit(chosen_rig(self._generator.rig, self.settings))
+        if "rig" in values and self._calibrator is not None:
+            self._calibrator.choose(self.settings)
         self._publish_metadata()
 
     def _offsets_ms(self) -> dict[str, float | None]:
@@ -281,13 +270,18 @@ class LidarNode(LifecycleNode):
         return inputs.publishers() if inputs is not None else {}
 
     def _statuses(self) -> list[Status]:
-        return self.health.statuses(
-            self.statistics.snapshot(self.matcher),
-            self.settings,
+        pipeline, calibrator = self._pipeline, self._calibrator
+        seen = Observed(
             offsets_ms=self._offsets_ms(),
             publishers=self._camera_publishers(),
             notes=self.reporter.recent(),
+            calibration=calibrator.state() if calibrator else None,
+            stalled=pipeline.stalled() if pipeline else ("", 0.0),
+            wanted=pipeline.wanted if pipeline else False,
+            readings=self.gauges.read(),
+            unreadable=self.gauges.unreadable,
         )
+        return self.health.statuses(self.statistics.snapshot(self.matcher), self.settings, seen)
 
     def _on_statistics(self, _: Any, response: Any) -> Any:
         content = {
@@ -298,6 +292,7 @@ class LidarNode(LifecycleNode):
             "publishers": self._camera_publishers(),
             "subscribers": self._outputs.subscribers() if self._outputs else {},
             "model": self.health.identity,
+            "machine": self.gauges.read(),
         }
         response.success, response.message = True, json.dumps(content)
         return response
@@ -307,6 +302,7 @@ class LidarNode(LifecycleNode):
         if self.health.state != "finalized":
             self.trigger_shutdown()
         self._diagnostics.stop()
+        self._log_bridge.close()
         books = self.statistics.snapshot(self.matcher)
         reasons = ", ".join(f"{k} {v}" for k, v in books["dropped_by_reason"].items()) or "none"
         self.get_logger().info(

@@ -71,9 +71,16 @@ class Settings:
     rig: str = _parameter("", "Rig: a shipped name or a YAML file; empty takes the bundle's.")
     calibration: str = _parameter(
         "rig",
-        "Intrinsics from the rig, or from the topics PREFIX/camera_info; poses are the rig's in both cases.",
-        choices=("rig", "camera_info"),
+        "All from the rig; or intrinsics from the topics PREFIX/camera_info and poses from the rig; or poses from "
+        "TF as well (between frame_id and the frame of the CameraInfo).",
+        choices=("rig", "camera_info", "tf"),
         read_only=True,
+    )
+    calibration_max_age: float = _parameter(
+        5.0,
+        "WARN when a camera's CameraInfo is older than its images by more than this; 0 never does.",
+        low=0.0,
+        high=86400.0,
     )
     rectified: bool = _parameter(
         False, "Images are rectified: with CameraInfo, use P instead of K and D.", read_only=True
@@ -114,9 +121,12 @@ class Settings:
     )
     deadline: float = _parameter(
         0.0,
-        "A set older than this when its turn comes is dropped; 0 never drops for age.",
+        "A set that cannot be published before this age is dropped before work is spent on it; 0 never drops.",
         low=0.0,
         high=60.0,
+    )
+    lazy: bool = _parameter(
+        True, "Skip decoding and the model while nobody subscribes to a cloud, an image or the preview."
     )
     # --- output
     frame_id: str = _parameter("lidar", "Frame of the clouds and range images.")
@@ -132,6 +142,12 @@ class Settings:
         "Per-point time of layouts that have one: 0, or the column's time within the spin.",
         choices=("snapshot", "spin"),
     )
+    min_returns: float = _parameter(
+        0.01,
+        "A sweep in which a smaller share of the rays return is not published; 0 publishes every sweep.",
+        low=0.0,
+        high=1.0,
+    )
     min_range: float = _parameter(0.0, "Nearer returns are left out.", low=0.0, high=1000.0)
     max_range: float = _parameter(1000.0, "Farther returns are left out.", low=0.0, high=10000.0)
     range_encoding: str = _parameter(
@@ -139,6 +155,8 @@ class Settings:
         "range_image in metres with NaN (32FC1), or in millimetres with 0 (16UC1, at most 65.535 m).",
         choices=("32FC1", "16UC1"),
     )
+    preview_width: int = _parameter(960, "Width of the preview in pixels.", low=160, high=3840)
+    preview_rate: float = _parameter(2.0, "Previews per second, at most.", low=0.1, high=30.0)
     qos: str = _parameter(
         "reliable",
         "Reliability of clouds and images; sensor_data is best effort and needs a large DDS segment.",
@@ -166,6 +184,27 @@ class Settings:
     )
     silent_after: float = _parameter(
         2.0, "A camera without an image for this long is reported as silent.", low=0.1, high=600.0
+    )
+    drop_warn: float = _parameter(
+        0.05, "WARN above this share of frames dropped since the last message.", low=0.0, high=1.0
+    )
+    clock_warn: float = _parameter(
+        0.1, "WARN when images are stamped this far in the future.", low=0.0, high=60.0
+    )
+    stalled_after: float = _parameter(
+        5.0,
+        "ERROR when one frame keeps a stage (decode, generate, publish) busy for this long.",
+        low=0.1,
+        high=600.0,
+    )
+    gpu_temperature_warn: float = _parameter(
+        85.0, "WARN from this GPU temperature on, degrees Celsius.", low=0.0, high=150.0
+    )
+    gpu_temperature_error: float = _parameter(
+        95.0, "ERROR from this GPU temperature on, degrees Celsius.", low=0.0, high=150.0
+    )
+    gpu_memory_warn: float = _parameter(
+        0.95, "WARN above this share of the GPU's memory in use.", low=0.0, high=1.0
     )
 
     def changed(self, values: Mapping[str, Any]) -> "Settings":
@@ -233,6 +272,7 @@ def checked_together(settings: Settings) -> Settings:
         ("min_range", "max_range"),
         ("rate_error", "rate_warn"),
         ("latency_warn", "latency_error"),
+        ("gpu_temperature_warn", "gpu_temperature_error"),
     ):
         if getattr(settings, smaller) > getattr(settings, larger):
             raise ConfigError(

@@ -8,7 +8,7 @@ overridden from YAML, for example ``qos_overrides./points.publisher.reliability:
 
 from typing import Any
 
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 PRESETS = ("reliable", "sensor_data")
@@ -37,5 +37,11 @@ def latched() -> QoSProfile:
 
 
 def overridable() -> Any:
-    """Lets users override history, depth and reliability from YAML."""
-    return QoSOverridingOptions.with_default_policies()
+    """Lets users override history, depth, reliability and durability from YAML."""
+    kinds = (
+        QoSPolicyKind.HISTORY,
+        QoSPolicyKind.DEPTH,
+        QoSPolicyKind.RELIABILITY,
+        QoSPolicyKind.DURABILITY,
+    )
+    return QoSOverridingOptions(kinds)

@@ -17,15 +17,15 @@ STAGES = ("match", "wait", "decode", "generate", "publish", "total")
 """match: first to last image of the set; wait: until the worker is free; total: from the first image on."""
 
 AGE_BINS_MS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-_KEPT = 4096  # samples per percentile, the newest
-_WINDOW_S = 10.0
+_KEPT = 1000  # samples per percentile, the newest
+_WINDOW_S, _EVENTS = 10.0, 4096
 
 
 class Rate:
     """Events per second over the last seconds."""
 
     def __init__(self, window_s: float = _WINDOW_S) -> None:
-        self._times: deque[float] = deque(maxlen=_KEPT)
+        self._times: deque[float] = deque(maxlen=_EVENTS)
         self._window_s = window_s
 
     def tick(self) -> None:
@@ -65,6 +65,13 @@ class Samples:
         return {name: round(float(value), 3) for name, value in numbers.items()}
 
 
+def _age_bin(age_s: float) -> str:
+    if age_s < 0:
+        return "<0ms"  # the camera's clock is ahead
+    bins = [b for b in AGE_BINS_MS if age_s * 1e3 <= b]
+    return f"<={bins[0]}ms" if bins else f">{AGE_BINS_MS[-1]}ms"
+
+
 @dataclass
 class CameraState:
     """What is known about one camera."""
@@ -73,6 +80,7 @@ class CameraState:
     rate: Rate = field(default_factory=Rate)
     transport: str = ""
     size: tuple[int, int] | None = None  # width, height of the last decoded image
+    stamp_ns: int = 0  # of the last image
     bad: int = 0
 
 
@@ -112,11 +120,10 @@ class Statistics:
             self._events[event] += count
 
     def publish(self, age_s: float, spread_s: float) -> None:
-        """A sweep went out; ``age_s``: camera stamp to publication."""
-        bins = [b for b in AGE_BINS_MS if age_s * 1e3 <= b]
+        """A sweep went out; ``age_s``: stamp of its newest image to publication."""
         with self._lock:
             self._published += 1
-            self.age_histogram[f"<={bins[0]}ms" if bins else f">{AGE_BINS_MS[-1]}ms"] += 1
+            self.age_histogram[_age_bin(age_s)] += 1
         self.published_rate.tick()
         self.age.add(age_s)
         self.spread.add(spread_s)
@@ -156,6 +163,7 @@ class Statistics:
                         "silent_s": round(self.silence_s(name), 3),
                         "transport": c.transport,
                         "size": c.size,
+                        "stamp_ns": c.stamp_ns,
                         "bad_images": c.bad,
                     }
                     for name, c in self.cameras.items()

@@ -2,6 +2,7 @@
 """One worker thread with a queue of one, in which the newest wins."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -25,17 +26,25 @@ class Worker(Generic[Item]):
         replaced: Callable[[Item], None],
         failed: Callable[[Item, Exception], None],
     ) -> None:
+        self.name = name
         self._work, self._replaced, self._failed = work, replaced, failed
         self._condition = threading.Condition()
         self._next: list[Item] = []
-        self._busy = self._stopping = False
+        self._since: float | None = None  # when the item at hand was begun
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     @property
     def idle(self) -> bool:
         with self._condition:
-            return not self._busy and not self._next
+            return self._since is None and not self._next
+
+    @property
+    def busy_s(self) -> float:
+        """Seconds since the item at hand was begun; 0 without one."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
 
     def submit(self, item: Item) -> None:
         """Hand over an item; never blocks on the work."""
@@ -47,11 +56,17 @@ class Worker(Generic[Item]):
         for old in pushed_out:
             self._replaced(old)
 
-    def stop(self, timeout_s: float = 10.0) -> bool:
-        """Finish the item at hand, leave the next; returns whether the thread ended in time."""
+    def stop(self, timeout_s: float = 10.0, *, drain: bool = False) -> bool:
+        """Finish the item at hand, or the next one where none is; returns whether the thread ended in time.
+
+        Args:
+            drain: finish the next one as well.
+        """
         with self._condition:
             self._stopping = True
-            left, self._next = self._next, []
+            left: list[Item] = []
+            if self._since is not None and not drain:
+                left, self._next = self._next, []
             self._condition.notify()
         for item in left:
             self._replaced(item)
@@ -61,16 +76,14 @@ class Worker(Generic[Item]):
     def _run(self) -> None:
         while True:
             with self._condition:
+                self._since = None
                 while not self._next and not self._stopping:
                     self._condition.wait()
-                if self._stopping:
+                if not self._next:
                     return
                 item, self._next = self._next[0], []
-                self._busy = True
+                self._since = time.monotonic()
             try:
                 self._work(item)
             except Exception as e:  # noqa: BLE001  # nothing is hidden: failed() reports it, and the thread must live
                 self._failed(item, e)
-            finally:
-                with self._condition:
-                    self._busy = False

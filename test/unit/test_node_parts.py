@@ -10,13 +10,16 @@ import pytest
 from stub_node import SENSOR, StubGenerator
 
 from lidargen_ros.errors import EngineError
-from lidargen_ros.ros.health import ERROR, OK, WARN, Health, Hysteresis
+from lidargen_ros.ros.calibrator import CalibrationState
+from lidargen_ros.ros.health import Health, Observed
 from lidargen_ros.ros.matcher import Frame, FrameSet, Matcher
 from lidargen_ros.ros.parameters import Settings
 from lidargen_ros.ros.pipeline import Pipeline
 from lidargen_ros.ros.reporter import Reporter
 from lidargen_ros.ros.statistics import Rate, Samples, Statistics
+from lidargen_ros.ros.status import ERROR, OK, WARN, Hysteresis
 from lidargen_ros.ros.worker import Worker
+from lidargen_ros.sweep import Sweep
 
 CAMERAS = ("front", "rear_left", "rear_right")
 
@@ -178,8 +181,7 @@ def snapshot(**changes):
 
 
 def judge(health: Health, now, settings: Settings | None = None, **about):
-    about = {"offsets_ms": {}, "publishers": {}, "notes": [], **about}
-    return {s.name: s for s in health.statuses(now, settings or Settings(), **about)}
+    return {s.name: s for s in health.statuses(now, settings or Settings(), Observed(**about))}
 
 
 @pytest.fixture
@@ -261,6 +263,73 @@ def test_drops_name_the_reason(health) -> None:
     assert (found.level, found.message) == (WARN, "4 of 110 frames dropped, lately 4, mostly replaced")
 
 
+def test_what_takes_long_is_said_and_building_is_a_state(health) -> None:
+    health.state = "loading the model"
+    assert judge(health, snapshot())["node"].message == "loading the model (0 s so far)"
+    health.heard("building engine decoder for sm_90")
+    found = judge(health, snapshot())["node"]
+    assert (found.level, found.values["state"]) == (WARN, "building")
+    assert found.message == "BUILDING: building engine decoder for sm_90 (0 s so far)"
+    health.state = "inactive"
+    assert judge(health, snapshot())["node"].message == "inactive"
+
+
+def test_a_stage_that_does_not_end_is_an_error(health) -> None:
+    found = judge(health, snapshot(), stalled=("generate", 12.0))["sweeps"]
+    assert (found.level, found.message) == (
+        ERROR,
+        "generate has been at one frame for 12 s; does its device hang?",
+    )
+
+
+def test_a_model_that_rests_is_no_trouble(health) -> None:
+    now = snapshot(rate_hz=0.0, dropped=90, dropped_by_reason={"no_subscriber": 90})
+    found = judge(health, now, wanted=False)
+    assert found["sweeps"].message == "nobody subscribes: the model rests"
+    assert found["drops"].level == OK
+
+
+@pytest.mark.parametrize(
+    ("typical_ms", "level", "said"),
+    [(-1000.0, WARN, "1.00 s in the future; correct the cameras' clock"), (9e6, ERROR, "set use_sim_time")],
+)
+def test_stamps_of_another_time_are_named_with_the_remedy(health, typical_ms, level, said) -> None:
+    found = judge(health, snapshot(age_ms={"p50": typical_ms, "p95": typical_ms}))["sweeps"]
+    assert found.level == level
+    assert said in found.message
+
+
+def test_calibration_missing_doubtful_or_older_than_the_images(health) -> None:
+    size = dict.fromkeys(CAMERAS, (640, 352))
+    good = CalibrationState("CameraInfo", sizes=size, stamps_ns={"front": 10**9})
+    now = snapshot()
+    now["cameras"]["front"].update(size=(1280, 704), stamp_ns=2 * 10**9)
+    found = judge(health, now, calibration=good)["calibration"]
+    assert (found.level, found.message) == (OK, "from CameraInfo")
+    now["cameras"]["front"].update(size=(640, 640), stamp_ns=9 * 10**9)
+    found = judge(health, now, calibration=good)["calibration"]
+    assert found.level == WARN
+    assert "front: images are 640 x 640, the calibration is for 640 x 352" in found.message
+    assert "front: its CameraInfo is 8 s older than its images" in found.message
+    missing = CalibrationState("CameraInfo", missing=["no usable rear_left/camera_info yet"])
+    found = judge(health, snapshot(), calibration=missing)["calibration"]
+    assert (found.level, found.message) == (ERROR, "missing: no usable rear_left/camera_info yet")
+
+
+def test_the_gpu_is_judged_by_what_it_tells(health) -> None:
+    found = judge(health, snapshot(), unreadable="nvidia-ml-py is not installed")["gpu"]
+    assert (found.level, found.message) == (OK, "no readings: nvidia-ml-py is not installed")
+    cool = {"gpu_used_mb": 4000.0, "gpu_total_mb": 8000.0, "gpu_temperature_c": 60.0}
+    found = judge(health, snapshot(), readings=cool)["gpu"]
+    assert (found.level, found.message) == (OK, "4000 of 8000 MB, 60 degrees C")
+    for hot, level in ((85.0, WARN), (95.0, ERROR)):
+        found = judge(health, snapshot(), readings={**cool, "gpu_temperature_c": hot})["gpu"]
+        assert found.level == level
+    found = judge(health, snapshot(), readings={**cool, "gpu_used_mb": 7900.0})["gpu"]
+    assert found.level == WARN
+    assert "memory is nearly full" in found.message
+
+
 # --- pipeline --------------------------------------------------------------------------------------------------------
 
 
@@ -273,13 +342,14 @@ class Bench:
             setattr(self.generator, name, value)
         self.books, self.log, self.now_ns = Statistics(CAMERAS), Log(), 0
         self.published: list = []
-        self.pipeline = Pipeline(
-            self.generator,
-            lambda sweep, stamp, settings: self.published.append((sweep, stamp)),
-            self.books,
-            Reporter(self.log),
-            lambda: self.now_ns,
-        )
+        self.listening = True
+        self.pipeline = Pipeline(self.generator, self, self.books, Reporter(self.log), lambda: self.now_ns)
+
+    def wanted(self) -> bool:
+        return self.listening
+
+    def publish(self, job) -> None:
+        self.published.append((job.sweep, job.stamp))
 
     def run(self, settings: Settings | None = None, levels=(50, 50, 50), missing: int | None = None) -> dict:
         frames = []
@@ -297,7 +367,9 @@ class Bench:
             )
             picture = Message(message=message, transport="raw", topic=f"/{CAMERAS[i]}/image", received=0.0)
             frames.append(None if i == missing else Frame(i, picture))
-        self.pipeline((FrameSet(tuple(frames), 0, 2), settings or Settings()))
+        self.pipeline.start()
+        self.pipeline.submit(FrameSet(tuple(frames), 0, 2), settings or Settings())
+        assert self.pipeline.stop() == ""
         return self.books.snapshot(Matcher(CAMERAS))
 
 
@@ -312,7 +384,7 @@ def test_a_set_is_published_with_the_stamp_of_the_first_camera() -> None:
 def test_limits_of_range_and_threshold_reach_the_output() -> None:
     bench = Bench()
     bench.run(Settings(max_range=12.0, return_threshold=0.8))
-    assert not bench.published[0][0].returns.any()
+    assert not bench.published[0][0].returns.any()  # the walls are at 15 m
     assert bench.generator.return_threshold == 0.8
     bench.run(Settings())
     assert bench.generator.return_threshold == 0.5  # the bundle's own again
@@ -330,16 +402,79 @@ def test_engine_failures_are_counted(error) -> None:
     assert "the engine failed on a frame" in bench.log.lines[0]
 
 
-def test_output_that_is_not_finite_is_not_published() -> None:
-    from lidargen_ros.sweep import Sweep
-
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (np.nan, "bad_output"),
+        (np.inf, "bad_output"),
+        (-1.0, "bad_output"),
+        (500.0, "bad_output"),
+        (0.0, "few_returns"),
+    ],
+)
+def test_output_that_the_model_cannot_have_meant_is_not_published(value, reason, monkeypatch) -> None:
     bench = Bench()
-    nan = Sweep(np.full(SENSOR.shape, np.nan, np.float32), SENSOR)
-    bench.pipeline._generator = type(
-        "G", (), {"rig": bench.generator.rig, "__call__": lambda *_, **__: nan}
-    )()
-    assert bench.run()["dropped_by_reason"] == {"bad_output": 1}
+    ranges = np.full(SENSOR.shape, 10, np.float32)
+    ranges[5:] = value
+    ranges[:5] = value if value == 0 else 10
+    monkeypatch.setattr(StubGenerator, "__call__", lambda *_, **__: Sweep(ranges, SENSOR))
+    assert bench.run()["dropped_by_reason"] == {reason: 1}
     assert not bench.published
+    assert bench.log.lines[0].endswith(("sweep dropped", "or is it dark?"))
+
+
+def test_nothing_is_spent_while_nobody_listens() -> None:
+    bench = Bench()
+    bench.listening = False
+    assert bench.run()["dropped_by_reason"] == {"no_subscriber": 1}
+    assert bench.run(Settings(lazy=False))["sweeps_out"] == 1
+
+
+def test_a_set_that_will_miss_its_deadline_is_dropped_before_work_is_spent_on_it(monkeypatch) -> None:
+    bench, calls = Bench(), []
+    slow = StubGenerator.__call__
+
+    def generate(self, *arguments, **options):
+        calls.append(1)
+        time.sleep(0.2)
+        return slow(self, *arguments, **options)
+
+    monkeypatch.setattr(StubGenerator, "__call__", generate)
+    settings = Settings(deadline=1.0)
+    bench.now_ns = 500_000_000
+    assert bench.run(settings)["sweeps_out"] == 1  # what a frame takes is known from here on
+    bench.now_ns = 900_000_000
+    assert bench.run(settings)["dropped_by_reason"] == {"too_old": 1}
+    assert len(calls) == 1
+    assert "0.90 s old when their turn comes and need 0.2" in bench.log.lines[0]
+    for _ in range(20):  # the guess fades: one slow frame must not lock out those that follow
+        found = bench.run(settings)
+    assert found["sweeps_out"] > 1
+
+
+def test_a_stage_that_hangs_is_named_and_left_behind() -> None:
+    worker_done = threading.Event()
+    bench = Bench()
+    bench.publish = lambda job: worker_done.wait(20)
+    bench.pipeline.start()
+    frame = Frame(0, Message(message=None, transport="raw", topic="/x", received=time.monotonic()))
+    bench.pipeline._workers[2].submit(Message(frames=FrameSet((frame,), 0, 0)))
+    until(lambda: bench.pipeline.stalled()[1] > 0.05)
+    assert bench.pipeline.stalled()[0] == "publish"
+    worker_done.set()
+    assert bench.pipeline.stop() == ""
+
+
+def test_three_sets_are_under_way_at_once() -> None:
+    """While one is published and one generated, the next is decoded: the rate is that of the slowest stage."""
+    bench = Bench()
+    bench.pipeline.start()
+    here = threading.Barrier(3, timeout=10)
+    for worker in bench.pipeline._workers:
+        worker._work = lambda _: here.wait()
+        worker.submit(None)
+    assert bench.pipeline.stop() == ""
+    assert bench.books.snapshot(Matcher(CAMERAS))["dropped"] == 0
 
 
 def test_min_cameras_lets_a_set_with_a_hole_pass() -> None:
