@@ -44,7 +44,9 @@ class Experiment:
     keep: int = 3  # checkpoints that stay; 0 writes none
     seed: int = 0
     device: str = "auto"
-    precision: Literal["bf16", "fp32"] = "bf16"  # of the arithmetic; weights and optimiser are float32 always
+    precision: Literal["bf16", "tf32", "fp32"] = (
+        "bf16"  # of the arithmetic; weights and optimiser are float32 always
+    )
     parallel: Literal["auto", "ddp", "fsdp"] = "auto"  # auto: DDP if there are several ranks
     shard_group: int | None = None  # fsdp: shard inside groups of so many ranks, replicate across them
     checkpoint_activations: bool = (
@@ -70,7 +72,7 @@ class Recipe(Protocol):
 
     The loop passes ``model`` to every method that uses weights (never keep it: it may be sharded, and may hold averaged weights),
     in train mode and autocast for ``losses``, in eval mode, autocast and ``no_grad`` for ``validate`` and ``pictures``.
-    All ranks call all methods at the same time; only ``export`` is called on rank 0 alone.
+    All ranks call all methods at the same time; only ``export`` and ``names`` on rank 0 alone.
     """
 
     ahead: int  # batches that threads make in advance; 0: ``batch`` runs in the loop, between steps

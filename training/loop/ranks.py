@@ -6,12 +6,15 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from lidargen_ros.errors import ConfigError
+
+T = TypeVar("T")
 
 
 def rank() -> int:
@@ -77,6 +80,15 @@ def largest(values: list[float]) -> list[float]:
     together = torch.tensor(values, dtype=torch.float64)
     dist.all_reduce(together, dist.ReduceOp.MAX)
     return together.tolist()
+
+
+def shared(value: T) -> T:
+    """What rank 0 passed, on every rank."""
+    if count() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, device=torch.device("cpu"))
+    return box[0]
 
 
 def barrier() -> None:
