@@ -58,6 +58,7 @@ def evaluate(
         found.truth_sensor,
         constant=constant,
         training_maps=training_maps,
+        tokenizer_maps=found.tokenizer if len(found.tokenizer) == len(found.true) else None,
         previous_maps=found.previous,
         **options,
     )
@@ -142,7 +143,7 @@ def register(app: Any) -> None:
         source: Annotated[
             Path,
             typer.Argument(
-                help="Bag with generated and true topics, or folder of npz pairs (or a run that holds one)."
+                help="Bag with generated and true topics, folder of npz pairs, or folder of a training run."
             ),
         ],
         generated: Annotated[
@@ -156,7 +157,7 @@ def register(app: Any) -> None:
         training: Annotated[
             Path | None,
             typer.Option(
-                help="Folder of npz files whose `true` maps are the training sweeps for the ladder."
+                help="Folder of npz files whose `true` maps are the training sweeps for the ladder; a run has its own."
             ),
         ] = None,
         out: Annotated[Path, typer.Option(help="Where the report goes.")] = Path("evaluation.json"),
@@ -179,16 +180,16 @@ def register(app: Any) -> None:
         from rich.progress import Progress
 
         from .errors import LidargenError
-        from .evaluate_sources import pairs_from_bag, pairs_from_folder, true_maps_from_folder
+        from .evaluate_sources import pairs_from_bag, pairs_from_folder, place_of_pairs, true_maps_from_folder
         from .sensors import load_sensor
 
         console = Console()
         try:
             ours = load_sensor(sensor)
             theirs = load_sensor(truth_sensor) if truth_sensor else ours
-            folder = source / "evaluation" if (source / "evaluation").is_dir() else source
-            if not source.exists():
-                raise LidargenError(f"{source} does not exist; give a bag, or a folder of npz pairs")
+            folder = place_of_pairs(source)
+            if training is None and (folder / "training").is_dir():
+                training = folder / "training"
             if folder.is_dir() and any(folder.glob("*.npz")):
                 found = pairs_from_folder(folder, ours, theirs, limit)
             else:

@@ -31,6 +31,7 @@ class SweepPairs:
         poses: ``[4, 4]`` sensor-to-world of each pair, or empty.
         samples: per pair ``[K, rows, columns]`` generated ranges of the same moment, or empty.
         intensities: per pair (generated, true), or empty.
+        tokenizer: per pair what a tokenizer alone makes of the truth, or empty.
         counts: what was found and what was left out.
     """
 
@@ -43,6 +44,7 @@ class SweepPairs:
     poses: list[NDArray] = field(default_factory=list)
     samples: list[NDArray] = field(default_factory=list)
     intensities: list[tuple[NDArray, NDArray]] = field(default_factory=list)
+    tokenizer: list[NDArray] = field(default_factory=list)
     seen: NDArray | None = None
     counts: dict[str, int] = field(default_factory=dict)
 
@@ -50,11 +52,30 @@ class SweepPairs:
         return zip(self.generated, self.returns, self.true, strict=True)
 
 
+def place_of_pairs(source: Path) -> Path:
+    """Where the pairs of ``source`` lie: in ``evaluation/`` of a training run, else in the bag or folder itself.
+
+    Raises:
+        DataError: it does not exist, or is a run without them.
+    """
+    if (source / "evaluation").is_dir():
+        return source / "evaluation"
+    if (source / "config.yaml").is_file():
+        raise DataError(
+            f"{source}: a training run whose sweeps are not written yet; first run python -m training.evaluate {source}"
+        )
+    if not source.exists():
+        raise DataError(f"{source} does not exist; give a bag, a folder of npz pairs, or a training run")
+    return source
+
+
 def pairs_from_folder(folder: Path, sensor: Sensor, truth_sensor: Sensor, limit: int = 300) -> SweepPairs:
     """Pairs from ``*.npz`` in order of their names.
 
     Each file holds ``generated`` and ``true`` range maps; optionally ``returns`` (bool, or probability),
-    ``pose`` (4 x 4, sensor to world), ``samples`` (K generated maps), ``intensity`` and ``true_intensity``.
+    ``pose`` (4 x 4, sensor to world), ``samples`` (K generated maps), ``intensity`` and ``true_intensity``,
+    ``tokenizer`` (what a tokenizer alone makes of the truth), ``previous`` (the true sweep before, empty where there
+    is none; without it that is the one of the file before).
     ``seen.npy`` (bool, ``[rows, columns]``) marks rays that some camera sees. ``sensor.yaml`` and
     ``truth_sensor.yaml``, where present, come before the arguments.
 
@@ -79,13 +100,16 @@ def pairs_from_folder(folder: Path, sensor: Sensor, truth_sensor: Sensor, limit:
             found.generated.append(arrays["generated"])
             found.returns.append(arrays.get("returns"))
             found.true.append(arrays["true"])
-            found.previous.append(before)
+            given = arrays.get("previous", before)
+            found.previous.append(given if given is not None and given.size else None)
             if "pose" in arrays:
                 found.poses.append(arrays["pose"])
             if "samples" in arrays:
                 found.samples.append(arrays["samples"])
             if "intensity" in arrays and "true_intensity" in arrays:
                 found.intensities.append((arrays["intensity"], arrays["true_intensity"]))
+            if "tokenizer" in arrays:
+                found.tokenizer.append(arrays["tokenizer"])
         before = arrays["true"]
     found.seen = np.load(folder / "seen.npy").astype(bool) if (folder / "seen.npy").is_file() else None
     found.counts = {"pairs_found": len(files), "pairs_compared": len(found.true)}

@@ -19,7 +19,7 @@ class Pair:
     Attributes:
         returns: probability of a return, where ``generated`` has a range on every ray.
         tokenizer: what the tokenizer alone makes of the truth, for models that have one.
-        pose: LiDAR to world ``[4, 4]``, where known.
+        previous: true map of the sweep before, where there is one.
         seen: rays that some camera sees, bool.
     """
 
@@ -28,7 +28,7 @@ class Pair:
     true: NDArray
     returns: NDArray | None = None
     tokenizer: NDArray | None = None
-    pose: NDArray | None = None
+    previous: NDArray | None = None
     seen: NDArray | None = None
 
 

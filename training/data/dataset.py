@@ -128,6 +128,13 @@ class FrameDataset(Dataset):
     def __len__(self) -> int:
         return len(self.items)
 
+    def range_map_before(self, index: int) -> NDArray | None:
+        """True map of the frame before in the same clip, where there is one; DataError if it cannot be read."""
+        clip = self.items[index][0]
+        if index == 0 or self.items[index - 1][0] != clip:
+            return None
+        return self.clips.reader(clip).range_map(self.items[index - 1][1])
+
     def __getitem__(self, index: int) -> ClipFrame | Failure:
         clip, frame = self.items[index]
         try:

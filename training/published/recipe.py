@@ -13,8 +13,15 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lidargen_ros.metrics.ladder import constant_map
+from lidargen_ros.models.checkpoints import load_diffusion
 from lidargen_ros.models.dit_denoiser import Condition, DiffusionModel
-from lidargen_ros.models.published import CAMERA_TOKENIZERS, LIDAR_TOKENIZER, SIZES_FILE, write_sizes
+from lidargen_ros.models.published import (
+    CAMERA_TOKENIZERS,
+    LIDAR_TOKENIZER,
+    SIZES_FILE,
+    read_sizes,
+    write_sizes,
+)
 from lidargen_ros.models.published_sampling import sample_latent
 from lidargen_ros.models.tokenizer_io import CONVERTED, save_tokenizer
 from lidargen_ros.sensors import Sensor
@@ -145,6 +152,12 @@ class PublishedRecipe:
     def _shown(self, limit: int) -> Sequence[int]:
         return spread(len(self.held_out.frames), limit)
 
+    def trained(self, run: Path) -> DiffusionModel:
+        """The averaged model that a run has written."""
+        folder = run / "checkpoints"
+        rounded = read_sizes(folder / SIZES_FILE).get("rounded_positions")
+        return load_diffusion(folder, self.device, rounded_positions=rounded)
+
     @torch.no_grad()
     def pairs(self, model: DiffusionModel, limit: int) -> Iterator[Pair]:
         """Sampled sweeps of at most ``limit`` held-out frames, evenly spread; their noise depends on the frame alone."""
@@ -155,12 +168,13 @@ class PublishedRecipe:
             name = f"{frame.clip}_{frame.frame}"
             cameras = pipeline.encode_cameras(frame.images)
             latent = sample_latent(model, cameras, options, name, pipeline.sizes)
-            floor = pipeline.decode(pipeline.encode_lidar(frame.range_map))
+            before = self.held_out.frames.range_map_before(index)
             yield Pair(
                 name,
                 pipeline.decode(latent).range_map,
                 pipeline.truth(frame.range_map).range_map,
-                tokenizer=floor.range_map,
+                tokenizer=pipeline.decode(pipeline.encode_lidar(frame.range_map)).range_map,
+                previous=None if before is None else pipeline.truth(before).range_map,
             )
 
     def training_maps(self, limit: int) -> Iterator[NDArray]:

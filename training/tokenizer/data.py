@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lidargen_ros.errors import ConfigError
-from lidargen_ros.projection import crop_columns, downsample, pad_columns, pick_rows, repeat_rows
+from lidargen_ros.projection import crop_columns, pad_columns, pick_rows, repeat_rows
 from lidargen_ros.range_coding import decode_linear, encode_linear
 from lidargen_ros.sensors import Sensor
 
@@ -78,11 +78,6 @@ def frames_of(frames: FrameDataset, clips: int, per_clip: int) -> list[ClipFrame
             taken[clip] += 1
             found.append(readable(frames, index))
     return found
-
-
-def reduced(frame: ClipFrame, columns: int) -> NDArray:
-    """Range map at the width that the tokenizer sees."""
-    return downsample(frame.range_map, 1, frame.sensor.columns // columns)[0]
 
 
 def whole_image(range_map: NDArray, row_repeat: int, multiple: int) -> Tensor:

@@ -21,6 +21,8 @@ from lidargen_ros.models.tokenizer_codec import Tokenizer, build_network
 from lidargen_ros.models.tokenizer_config import TokenizerConfig
 from lidargen_ros.models.tokenizer_io import CONVERTED, load_tokenizer, network_from_state, save_tokenizer
 from lidargen_ros.models.tokenizer_network import TokenizerNetwork
+from lidargen_ros.projection import downsample
+from lidargen_ros.range_coding import MAX_M, MIN_M
 from lidargen_ros.sensors import Sensor
 
 from ..data.dataset import ClipFrame, FrameDataset, readable
@@ -30,7 +32,7 @@ from ..pictures import true_made_error
 from ..recipe import Kind, Position
 from ..tokenizer_loss import TokenizerLoss, Vgg16, psnr, ssim, to_bytes
 from .config import TokenizerExperiment
-from .data import Images, RangeClips, frames_of, metres, reduced, whole_image
+from .data import Images, RangeClips, frames_of, metres, whole_image
 
 log = logging.getLogger(__name__)
 
@@ -90,7 +92,7 @@ class TokenizerRecipe:
         made, true, scores = [], [], []
         v = self.experiment.validation
         for frame in frames_of(self._held_out, v.clips, v.frames):
-            range_map = reduced(frame, self.experiment.data.columns)
+            range_map = self._reduced(frame.range_map)
             image, pixels = self._reconstructed(model, range_map)
             made.append(self._metres(pixels))
             true.append(self._metres(image))
@@ -127,33 +129,43 @@ class TokenizerRecipe:
         )
         tokenizer = Tokenizer(network)
         chosen = spread(len(self._seen), self.experiment.validation.statistics_frames)
-        images = (
-            self._image(reduced(readable(self._seen, index), self.experiment.data.columns))
-            for index in chosen
-        )
+        images = (self._image(self._reduced(readable(self._seen, index).range_map)) for index in chosen)
         stats = LatentStats.measure(tokenizer.encode_raw(image).cpu() for image in images)
         save_tokenizer(Tokenizer(network.cpu(), stats), folder / CONVERTED)
+
+    def trained(self, run: Path) -> nn.Module:
+        """The network that a run has written."""
+        return load_tokenizer(run / CONVERTED).network.to(self.device)
 
     @torch.no_grad()
     def pairs(self, model: nn.Module, limit: int) -> Iterator[Pair]:
         """Reconstructions of at most ``limit`` held-out frames, evenly spread."""
         for index in spread(len(self._held_out), limit):
-            yield self._pair(model, readable(self._held_out, index))
+            before = self._held_out.range_map_before(index)
+            pair = self._pair(model, readable(self._held_out, index))
+            yield pair if before is None else replace(pair, previous=self._true(before))
 
     def training_maps(self, limit: int) -> Iterator[NDArray]:
         """True maps of at most ``limit`` training frames, for the ladder."""
         for index in spread(len(self._seen), limit):
-            yield reduced(readable(self._seen, index), self.experiment.data.columns)
+            yield self._true(readable(self._seen, index).range_map)
 
     def _pair(self, model: nn.Module, frame: ClipFrame) -> Pair:
-        range_map = reduced(frame, self.experiment.data.columns)
-        return Pair(
-            f"{frame.clip}_{frame.frame}", self._metres(self._reconstructed(model, range_map)[1]), range_map
-        )
+        made = self._metres(self._reconstructed(model, self._reduced(frame.range_map))[1])
+        return Pair(f"{frame.clip}_{frame.frame}", made, self._true(frame.range_map))
 
     def _reconstructed(self, model: nn.Module, range_map: NDArray) -> tuple[Tensor, Tensor]:
         image = self._image(range_map)
         return image, model(image).float()
+
+    def _reduced(self, range_map: NDArray) -> NDArray:
+        """At the width that the tokenizer sees."""
+        return downsample(range_map, 1, range_map.shape[1] // self.experiment.data.columns)[0]
+
+    def _true(self, range_map: NDArray) -> NDArray:
+        """The part of it that the tokenizer can hold: returns inside its range window."""
+        ranges = self._reduced(range_map)
+        return np.where((ranges > MIN_M) & (ranges < MAX_M), ranges, np.float32(0))
 
     def _image(self, range_map: NDArray) -> Tensor:
         return whole_image(range_map, self.experiment.data.row_repeat, self._multiple).to(self.device)
