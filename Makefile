@@ -40,10 +40,10 @@ $(VENV)/.runtime: requirements/runtime.lock setup.py | $(RUN)
 	$(PIP) install --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.lock requirements/torch.txt setup.py | $(RUN)
+$(VENV)/.dev: requirements/dev.lock requirements/torch.txt requirements/tensorrt-rtx.txt setup.py | $(RUN)
 	@echo "installing (once) ..."
 	$(PIP) install -r requirements/dev.lock
-	$(PIP) install -r requirements/torch.txt
+	$(PIP) install -r requirements/torch.txt -r requirements/tensorrt-rtx.txt
 	$(PIP) install --no-deps -e .
 	@touch $@ $(VENV)/.runtime
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..bundle import file_sha256
 from ..errors import EngineError
 
 RECORD = "build.json"
@@ -30,7 +32,9 @@ class BuildRecord:
     gpu: str  # compute capability built for: "sm_87"
     gpu_name: str  # of the GPU that timed the kernels; "" where none took part
     precision: str  # of the arithmetic: fp32, fp16, bf16
-    graphs: dict[str, str]  # encoder.onnx -> sha256 of the graph in the bundle, external weights included
+    graphs: dict[
+        str, str
+    ]  # encoder.onnx and files of external weights -> sha256, as the bundle's manifest has them
     engines: dict[str, str]  # encoder.engine -> sha256
     bindings: dict[str, dict[str, list[Any]]]  # encoder.engine -> tensor -> [input or output, dtype, shape]
     options: dict[str, Any] = field(default_factory=dict)
@@ -41,11 +45,40 @@ class BuildRecord:
     def folder(self) -> str:
         return folder_name(self.gpu, self.runtime, self.version, self.precision)
 
+    def mismatch(self, files: Mapping[str, str], version: str, gpu: str) -> str:
+        """Why these engines are not for that bundle and machine; "" where they are.
+
+        Args:
+            files: ``files`` of the bundle's manifest.
+            version: of the runtime that is installed.
+            gpu: compute capability of the GPU here.
+        """
+        if self.gpu != gpu:
+            return f"built for a GPU {self.gpu}, here is {gpu}"
+        if self.version != version:
+            return f"built with {self.runtime} {self.version}, here is {version}"
+        if self.graphs != graph_files(files):
+            return "built from other graphs than those in the bundle"
+        return ""
+
+    def damage(self, folder: Path) -> str:
+        """The first engine that is missing or not the one that was built; "" where all are whole."""
+        for name, expected in self.engines.items():
+            path = folder / name
+            if not path.is_file() or file_sha256(path) != expected:
+                return f"{path} is {'altered' if path.is_file() else 'missing'}"
+        return ""
+
     def write(self, folder: Path) -> None:
         """Writes ``build.json`` in one step."""
         temporary = folder / f".{RECORD}.{os.getpid()}"
         temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
         temporary.replace(folder / RECORD)
+
+
+def graph_files(files: Mapping[str, str]) -> dict[str, str]:
+    """Graphs and their external weights among the files of a manifest."""
+    return {name: digest for name, digest in files.items() if ".onnx" in name}
 
 
 def folder_name(gpu: str, runtime: str, version: str, precision: str) -> str:

@@ -77,8 +77,9 @@ class TensorRT:
     @property
     def targets(self) -> tuple[str, ...]:
         """Compute capabilities it can build for without having such a GPU; empty where it builds for its own only."""
-        members = getattr(getattr(self.module, "ComputeCapability", None), "__members__", {})
-        return tuple(f"sm_{m[2:]}" for m in members if m.startswith("SM"))
+        if not hasattr(getattr(self.module, "IBuilderConfig", None), "set_compute_capability"):
+            return ()
+        return tuple(f"sm_{m[2:]}" for m in self.module.ComputeCapability.__members__ if m.startswith("SM"))
 
     def dtype(self, kind: Any) -> str:
         """Name of a ``trt.DataType`` as numpy and ONNX say it: float32, float16, bfloat16, uint8, int64, ..."""

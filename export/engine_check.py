@@ -1,0 +1,72 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be proved of built engines: everything on the GPU they are for, bindings and file format anywhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper
+
+from lidargen_ros.bundle import Bundle
+from lidargen_ros.engines.build_record import BuildRecord
+from lidargen_ros.engines.trt_api import TensorRT, current_gpu
+from lidargen_ros.errors import EngineError
+
+REFUSED = "Serialization"  # in the runtime's message where a plan's header or size is wrong
+
+
+def check_engines(bundle: Bundle, folder: Path, record: BuildRecord, api: TensorRT) -> list[str]:
+    """Checks the engines of a folder against the graphs they were built from; returns what could not be verified here.
+
+    Raises:
+        EngineError: an engine is damaged, is refused by its runtime, or has other inputs and outputs than its graph.
+    """
+    if damage := record.damage(folder):
+        raise EngineError(f"{damage}; build it again with --rebuild")
+    for name, bindings in record.bindings.items():
+        graph = bundle.file(f"{Path(name).stem}.onnx")
+        check_bindings(bindings, graph, folder / name)
+        check_plan(api, folder / name, bindings)
+    gpu = current_gpu()
+    if gpu is None:
+        return ["numbers of the engines: no NVIDIA GPU here"]
+    if gpu.capability != record.gpu:
+        return [f"numbers of the engines: built for {record.gpu}, the GPU here is {gpu.capability}"]
+    for name in record.engines:
+        api.load(folder / name)
+    return []
+
+
+def check_bindings(bindings: dict[str, list[Any]], graph: Path, engine: Path) -> None:
+    """Names, types and shapes of an engine's inputs and outputs are those of its graph."""
+    model = onnx.load(graph, load_external_data=False).graph
+    wanted = {v.name: binding("input", v) for v in model.input} | {
+        v.name: binding("output", v) for v in model.output
+    }
+    if wanted != bindings:
+        differing = sorted(k for k in wanted.keys() | bindings if wanted.get(k) != bindings.get(k))
+        raise EngineError(
+            f"{engine}: {', '.join(differing)} differ from {graph.name}; build it again with --rebuild"
+        )
+
+
+def binding(kind: str, value: onnx.ValueInfoProto) -> list[Any]:
+    """An ONNX value as ``BuildRecord.bindings`` has it."""
+    tensor = value.type.tensor_type
+    shape = [d.dim_value if d.HasField("dim_value") else -1 for d in tensor.shape.dim]
+    return [kind, helper.tensor_dtype_to_np_dtype(tensor.elem_type).name, shape]
+
+
+def check_plan(api: TensorRT, path: Path, bindings: dict[str, list[Any]]) -> None:
+    """The runtime accepts header and size of the file, and all bindings occur in it; needs no GPU."""
+    plan = path.read_bytes()
+    if missing := [name for name in bindings if name.encode() not in plan]:
+        raise EngineError(f"{path} lacks {', '.join(missing)}; build it again with --rebuild")
+    api.logger.messages.clear()
+    engine = api.module.Runtime(api.logger).deserialize_cuda_engine(plan)
+    if engine is None and REFUSED in (reason := api.errors()):
+        raise EngineError(
+            f"{path} is refused by {api.name} {api.version}: {reason}; build it again with --rebuild"
+        )
