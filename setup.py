@@ -38,6 +38,7 @@ EXTRAS = {
     "train": [*TORCH, "tensorboard>=2.16", "av>=12"],
     "export": [*TORCH, "onnx>=1.16", "onnxscript>=0.2"],
     "tensorrt-rtx": ["tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"],
+    "gpu": ["nvidia-ml-py>=12"],  # GPU memory and temperature in the node's diagnostics
     "pandaset": ["pandas>=2"],
     "ray": ["ray>=2.30"],
     "view": ["rerun-sdk>=0.20"],

@@ -34,11 +34,10 @@ class Outputs:
 
     def __init__(self, node: Any, settings: Settings, statistics: Statistics, reporter: Reporter) -> None:
         self._node, self._statistics, self._reporter = node, statistics, reporter
-        policy = qos.publication(settings.qos)
-        self._points = self._publisher(PointCloud2, "points", policy)
-        self._range = self._publisher(Image, "range_image", policy)
-        self._intensity = self._publisher(Image, "intensity_image", policy)
-        self._preview = self._publisher(CompressedImage, "preview", policy)
+        self._points = self._publisher(PointCloud2, "points", settings)
+        self._range = self._publisher(Image, "range_image", settings)
+        self._intensity = self._publisher(Image, "intensity_image", settings)
+        self._preview = self._publisher(CompressedImage, "preview", settings)
         self._sweeps = (self._points, self._range, self._intensity, self._preview)
         self._metadata = node.create_publisher(String, "metadata", qos.latched())
         self._assign_cloud, self._assign_image = data_assigner(PointCloud2), data_assigner(Image)
@@ -51,7 +50,8 @@ class Outputs:
             "preview", self._paint, replaced=lambda _: None, failed=self._on_failure
         )
 
-    def _publisher(self, kind: Any, topic: str, policy: Any) -> Any:
+    def _publisher(self, kind: Any, topic: str, settings: Settings) -> Any:
+        policy = qos.publication(settings.qos)  # one each: rclpy writes overrides into it
         return self._node.create_lifecycle_publisher(
             kind, topic, policy, qos_overriding_options=qos.overridable()
         )

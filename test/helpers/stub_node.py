@@ -5,10 +5,11 @@ The range of every ray is 10 m plus the mean red of the first image / 10, so tha
 
 Environment: STUB_DELAY_S per frame; STUB_FAIL_AT comma-separated frame numbers that raise EngineError; STUB_RAISE_AT
 frame numbers that raise something unforeseen (counted over the life of the process, the warm-up is 0); STUB_REFUSE a
-message with which the bundle is refused.
+message with which the bundle is refused; STUB_MEMORY_MB that the model holds; STUB_BUILD_S that its engine takes to build.
 """
 
 import itertools
+import logging
 import os
 import sys
 import time
@@ -48,7 +49,11 @@ class StubGenerator:
     def __init__(self, bundle: str, *, engine: str = "auto", threads: int | None = None) -> None:
         if refusal := os.environ.get("STUB_REFUSE"):
             raise BundleError(refusal)
+        if seconds := float(os.environ.get("STUB_BUILD_S", "0")):
+            logging.getLogger("lidargen_ros.engines").info("building engine of the stub")
+            time.sleep(seconds)
         self.sensor, self.rig, self.return_threshold = SENSOR, rig(), 0.5
+        self._weights = [np.ones(1 << 17) for _ in range(int(os.environ.get("STUB_MEMORY_MB", "0")))]
         self._delay_s = float(os.environ.get("STUB_DELAY_S", "0"))
         self._fail, self._raise = numbers("STUB_FAIL_AT"), numbers("STUB_RAISE_AT")
 
@@ -79,7 +84,7 @@ class StubGenerator:
         return {"model": "stub", "engine": "numpy", "machine": "test"}
 
     def close(self) -> None:
-        self.rig = None
+        self._weights.clear()
 
 
 if __name__ == "__main__":

@@ -66,6 +66,24 @@ def test_range_and_intensity_images_share_the_header(running) -> None:
     assert (ranges[-1].encoding, intensity[-1].encoding) == ("32FC1", "mono8")
 
 
+def test_a_preview_only_for_those_who_ask(running) -> None:
+    import cv2
+    from sensor_msgs.msg import CompressedImage
+
+    bench, node = running.bench, running.node
+    found = bench.listen("/preview", CompressedImage)
+    bench.wait(lambda: bench.statistics(node)["subscribers"]["preview"], "the node to see its listener", node)
+    sent = [next(STAMPS) for _ in range(5)]
+    for stamp in sent:
+        bench.send_set(stamp, good)
+        running.cloud(stamp)
+    bench.wait(lambda: found, "a preview", node)
+    assert stamps_of(found) == sent[:1]  # at most two per second
+    picture = cv2.imdecode(np.frombuffer(found[0].data, np.uint8), cv2.IMREAD_COLOR)
+    assert picture.shape == (176 + 192, 960, 3)
+    assert found[0].format == "jpeg"
+
+
 def test_metadata_reaches_those_who_come_late(running) -> None:
     from std_msgs.msg import String
 

@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import os
 import shutil
 import signal
 import sys
@@ -15,8 +16,9 @@ from drives import jpeg
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from dds import CAMERAS, HERE, compressed_image, stamps_of
+from dds import CAMERAS, HERE, compressed_image, header, stamps_of
 
+from lidargen_ros.ros.compat import has
 from lidargen_ros.ros.processes import remove_abandoned, shared_memory_of
 
 STAMPS = itertools.count(1_700_000_000_000_000_000, 100_000_000)
@@ -74,14 +76,17 @@ CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
             "has 3 views (front, rear_left, rear_right), parameter cameras names 2",
         ),
         ({"synchronizer": "message_filters"}, {}, "message_filters, which is not installed"),
+        (
+            {"calibration": "tf"},
+            {},
+            "tf2_ros is not installed; install ros-DISTRO-tf2-ros, or take the poses from",
+        ),
     ],
 )
 def test_what_cannot_start_says_why_in_one_line_and_ends(bench, parameters, env, said) -> None:
-    if "not installed" in said and "message_filters" in said:
-        from lidargen_ros.ros.compat import has
-
-        if has("message_filters"):
-            pytest.skip("message_filters is installed here")
+    for module in ("message_filters", "tf2_ros"):
+        if module in said and has(module):
+            pytest.skip(f"{module} is installed here")
     if env.pop("REAL", ""):
         given = [a for k, v in parameters.items() for a in ("-p", f"{k}:={v}")]
         node = bench.start("node", [sys.executable, "-m", "lidargen_ros.ros.node", "--ros-args", *given])
@@ -172,6 +177,44 @@ def test_an_exception_in_a_transition_is_reported(bench) -> None:
     )
     assert change_state(bench, CONFIGURE)  # only the first one fails
     assert bench.statistics(node)["trouble"] == ""
+
+
+def test_building_is_a_state_and_cleanup_gives_the_memory_back(bench) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    found = bench.listen("/diagnostics", DiagnosticArray)
+    settings = {"autostart": "false", "diagnostics_period": 0.2}
+    node = bench.start_node(settings, active=False, STUB_MEMORY_MB="300", STUB_BUILD_S="1.0")
+    memory = lambda: bench.statistics(node)["machine"]["resident_mb"]  # noqa: E731
+    bench.wait(lambda: bench.statistics(node), "the node to answer", node)
+    empty = memory()
+    assert change_state(bench, CONFIGURE)
+    assert memory() > empty + 290
+    said = [s.message for m in found for s in m.status if s.name == "lidargen: node"]
+    assert any(message.startswith("BUILDING: building engine of the stub (") for message in said)
+    assert change_state(bench, CLEANUP)
+    assert memory() < empty + 60  # what remains was imported, or belongs to DDS
+    assert "the model is freed: host memory" in node.log.read_text()
+
+
+def test_the_model_rests_while_nobody_listens_and_deactivation_ends_within_the_frame_at_hand(bench) -> None:
+    node = bench.start_node(STUB_DELAY_S="0.4")
+    for _ in range(3):
+        bench.send_set(next(STAMPS), good)
+    assert bench.settled(node, 3)["dropped_by_reason"] == {"no_subscriber": 3}
+    clouds = listening(bench, node)
+    for _ in range(3):
+        bench.send_set(next(STAMPS), good)
+        bench.spin(0.05)
+    bench.wait(lambda: bench.statistics(node)["in_flight"], "a frame to be in flight", node)
+    start = time.monotonic()
+    assert change_state(bench, DEACTIVATE)
+    assert time.monotonic() - start < 2.0
+    books = bench.statistics(node)
+    assert books["in_flight"] == 0
+    assert books["frames_in"] == books["sweeps_out"] + books["dropped"] == 6
+    bench.spin(0.3)
+    assert len(clouds) == books["sweeps_out"] >= 1
 
 
 def set_parameters(bench, **values) -> list:
@@ -286,6 +329,89 @@ def test_calibration_from_camera_info(bench) -> None:
     bench.wait(lambda: len(clouds) > count, "a cloud in spite of a later NaN", node)
 
 
+def informed(bench):
+    """A CameraInfo publisher per camera, found by the node, and a function that sends one of each."""
+    from rclpy.qos import QoSProfile
+    from sensor_msgs.msg import CameraInfo
+
+    publishers = {
+        c: bench.node.create_publisher(CameraInfo, f"/{c}/camera_info", QoSProfile(depth=5)) for c in CAMERAS
+    }
+    bench.wait(lambda: all(p.get_subscription_count() for p in publishers.values()), "the subscriptions")
+
+    def inform(stamp_ns: int) -> None:
+        for camera, publisher in publishers.items():
+            info = CameraInfo(width=640, height=352, distortion_model="plumb_bob", d=[0.0] * 5)
+            info.header = header(stamp_ns, f"{camera}_optical")
+            info.k = [305.0, 0.0, 319.5, 0.0, 305.0, 175.5, 0.0, 0.0, 1.0]
+            publisher.publish(info)
+
+    return inform
+
+
+def test_poses_from_tf_are_waited_for_and_followed(bench, tmp_path) -> None:
+    from std_msgs.msg import String
+
+    poses = tmp_path / "poses.json"
+    known = {f"{c}_optical": [0.1 * i, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5] for i, c in enumerate(CAMERAS)}
+    poses.write_text(json.dumps({k: v for k, v in known.items() if k != "rear_left_optical"}))
+    paths = os.pathsep.join(filter(None, (str(HERE / "fake_tf"), bench.env.get("PYTHONPATH"))))
+    node = bench.start_node({"calibration": "tf"}, PYTHONPATH=paths, FAKE_TF=str(poses))
+    clouds = listening(bench, node)
+    metadata = bench.listen("/metadata", String, latched=True)
+    inform = informed(bench)
+
+    def drive() -> None:
+        stamp = next(STAMPS)
+        inform(stamp)
+        bench.send_set(stamp, good)
+        bench.spin(0.1)
+
+    def named() -> bool:
+        drive()
+        return 'TF has no transform from rear_left_optical to lidar: "rear_left' in node.log.read_text()
+
+    bench.wait(named, "the missing frame to be named", node)
+    assert not clouds
+    poses.write_text(json.dumps(known))
+    bench.wait(lambda: drive() or clouds, "a cloud once every pose is known", node)
+    place = lambda: json.loads(metadata[-1].data)["rig"]["views"][1]["camera_to_lidar"][0][3]  # noqa: E731
+    bench.wait(lambda: place() == 0.1, "the pose of TF in the metadata", node)
+    before = bench.statistics(node)["dropped"]
+    known["rear_left_optical"][0] = 0.7
+    poses.write_text(json.dumps(known))
+    bench.wait(lambda: drive() or place() == 0.7, "the moved camera in the metadata", node)
+    assert bench.settled(node, 0)["dropped"] == before
+
+
+def test_ray_maps_of_a_real_bundle_are_rebuilt_without_a_lost_frame(bench, tmp_path) -> None:
+    """The rebuild takes longer than a frame; images come at 10 Hz meanwhile."""
+    from lidargen_ros.bundle import load_bundle
+
+    path = tmp_path / "moved.yaml"
+    command = [sys.executable, "-m", "lidargen_ros.ros.node", "--ros-args", "-p", "bundle:=constant"]
+    node = bench.start("node", [*command, "-p", "threads:=1"])
+    bench.wait(lambda: (bench.statistics(node) or {}).get("state") == "active", "the node", node)
+    clouds = listening(bench, node)
+    bench.send_set(next(STAMPS), good)
+    bench.wait(lambda: clouds, "the first cloud", node)
+    rig = load_bundle("constant").rig.to_dict()
+    sent = 1
+    for lift in (0.1, 0.2):
+        for view in rig["views"]:
+            view["camera_to_lidar"][2][3] += lift
+        path.write_text(json.dumps(rig))  # JSON is YAML
+        assert all(r.successful for r in set_parameters(bench, rig=str(path)))
+        for _ in range(8):
+            bench.send_set(next(STAMPS), good)
+            sent += 1
+            bench.spin(0.1)
+    now = bench.settled(node, sent)
+    assert now["dropped"] == 0, now["dropped_by_reason"]
+    assert now["sweeps_out"] == sent
+    bench.wait(lambda: bench.statistics(node)["events"]["calibrations"] == 2, "both rebuilds", node)
+
+
 # --- flow ------------------------------------------------------------------------------------------------------------
 
 
@@ -372,7 +498,7 @@ def test_killed_and_restarted_the_cameras_never_notice(bench) -> None:
 
 def remaining_users(segment: str) -> bool:
     """Whether this test process itself uses it (as the other end)."""
-    return segment in shared_memory_of(__import__("os").getpid())
+    return segment in shared_memory_of(os.getpid())
 
 
 def test_two_nodes_in_one_namespace_both_publish(bench) -> None:
