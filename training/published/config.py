@@ -71,6 +71,7 @@ class Validation:
     """Fixed held-out frames, sampled anew each time with the same noise."""
 
     frames: int = 8
+    noise_levels: int = 4  # draws for the losses of each frame
     pictures: int = 3  # of those frames
     steps: int = 12  # of the sampler
     ladder_frames: int = 64  # training frames for the best constant map, beside which figures stand

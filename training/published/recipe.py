@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lidargen_ros.cameras.align import align
 from lidargen_ros.metrics.ladder import constant_map
 from lidargen_ros.models.checkpoints import load_diffusion
 from lidargen_ros.models.dit_denoiser import Condition, DiffusionModel
@@ -26,6 +27,7 @@ from lidargen_ros.models.published_sampling import sample_latent
 from lidargen_ros.models.tokenizer_io import CONVERTED, save_tokenizer
 from lidargen_ros.sensors import Sensor
 
+from ..data.dataset import ClipFrame
 from ..data.splits import open_splits, sensor_of, spread
 from ..pairs import Pair, figures
 from ..pictures import true_made_error
@@ -41,6 +43,7 @@ from .config import PublishedExperiment
 from .data import Batch, LatentFrames, measure_statistics, noised
 from .start import build_model, build_pipeline, diffusion_config
 
+FAR_AWAY_M = 1000.0  # a point there is in the picture where the camera looks along the ray
 _VALIDATION_SEED = 1_000_003  # of the noise of validation losses, whatever the seed of the run
 
 
@@ -101,15 +104,16 @@ class PublishedRecipe:
         return [f"{clip} frame {frame}" for clip, frame in items]
 
     def validate(self, model: DiffusionModel) -> dict[str, float]:
-        """Loss at fixed noise, figures of sampled sweeps, and of what the tokenizer alone makes of the truth (``floor_``)."""
-        shown = self._shown(self.experiment.validation.frames)
-        clean = torch.stack([self.held_out.latent(i) for i in shown]).to(self.device)
-        losses = [
-            self.losses(model, noised(clean[k : k + 1], [k], _VALIDATION_SEED))["loss"]
-            for k in range(len(clean))
-        ]
-        pairs = list(self.pairs(model, len(shown)))
-        return {"loss": float(torch.stack(losses).mean()), **figures(pairs, self.sensor)}
+        """Losses at fixed noise, figures of sampled sweeps, and of what the tokenizer alone makes of the truth (``floor_``)."""
+        v = self.experiment.validation
+        shown = self._shown(v.frames)
+        losses = []
+        for k, index in enumerate(shown):
+            clean = self.held_out.latent(index)[None].to(self.device)
+            draws = range(k * v.noise_levels, (k + 1) * v.noise_levels)
+            losses += [self.losses(model, noised(clean, [number], _VALIDATION_SEED)) for number in draws]
+        means = {name: float(torch.stack([terms[name] for terms in losses]).mean()) for name in losses[0]}
+        return means | figures(list(self.pairs(model, len(shown))), self.sensor)
 
     def ladder(self) -> dict[str, dict[str, float]]:
         """The best constant map of some training frames, on the frames of ``validate``."""
@@ -149,6 +153,10 @@ class PublishedRecipe:
     def sensor(self) -> Sensor:
         return self.pipeline.sensor
 
+    def _seen(self, frame: ClipFrame) -> NDArray:
+        assert frame.rig is not None
+        return align(frame.rig, self.sensor, tile=self.pipeline.resize_hw, hypotheses=(FAR_AWAY_M,)).seen
+
     def _shown(self, limit: int) -> Sequence[int]:
         return spread(len(self.held_out.frames), limit)
 
@@ -163,8 +171,10 @@ class PublishedRecipe:
         """Sampled sweeps of at most ``limit`` held-out frames, evenly spread; their noise depends on the frame alone."""
         pipeline = self.pipeline
         options = replace(pipeline.options, steps=self.experiment.validation.steps)
+        seen = None
         for index in self._shown(limit):
             frame = self.held_out.frame(index)
+            seen = self._seen(frame) if seen is None else seen  # the rig hardly differs between frames
             name = f"{frame.clip}_{frame.frame}"
             cameras = pipeline.encode_cameras(frame.images)
             latent = sample_latent(model, cameras, options, name, pipeline.sizes)
@@ -175,6 +185,7 @@ class PublishedRecipe:
                 pipeline.truth(frame.range_map).range_map,
                 tokenizer=pipeline.decode(pipeline.encode_lidar(frame.range_map)).range_map,
                 previous=None if before is None else pipeline.truth(before).range_map,
+                seen=seen,
             )
 
     def training_maps(self, limit: int) -> Iterator[NDArray]:
