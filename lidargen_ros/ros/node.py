@@ -63,6 +63,8 @@ class LidarNode(LifecycleNode):
         self._make_generator = make_generator
         self.settings = declare(self)
         compat.add_parameter_callbacks(self, self._validate, self._apply)
+        self.given_up = ""
+        """Why the engine is no longer tried; empty while it is."""
         self.reporter = Reporter(self.get_logger())
         self.health = Health()
         self.statistics = Statistics(self.settings.cameras)
@@ -86,7 +88,7 @@ class LidarNode(LifecycleNode):
     @reported("loading the model", "inactive", undo="_free")
     def on_configure(self, state: Any) -> None:
         """Load, check and warm up the bundle; create the publishers."""
-        s = self.settings
+        s, self.given_up = self.settings, ""
         if s.calibration == "tf" and self._transforms is None:
             self._transforms = Transforms(self)
         generator = self._generator = self._make_generator(
@@ -134,6 +136,8 @@ class LidarNode(LifecycleNode):
         """Stop within the frame at hand, which is still published."""
         self._stop_working()
         super().on_deactivate(state)
+        if self.given_up:
+            raise RuntimeError(self.given_up)  # to the error state: on_error frees, and keeps this reason
 
     @reported("cleaning up", "unconfigured")
     def on_cleanup(self, state: Any) -> None:
@@ -224,6 +228,10 @@ class LidarNode(LifecycleNode):
             self._inputs.choose_transports()
         if self._calibrator is not None:
             self._calibrator.look_up(self.settings)
+        limit, pipeline = self.settings.give_up_after, self._pipeline
+        if limit and pipeline is not None and pipeline.failed_in_row >= limit:
+            self.given_up = f"{pipeline.failed_in_row} frames in a row failed on the engine, the last with: {pipeline.last_failure}"
+            self.trigger_deactivate()
 
     def _on_clock_jump(self, _: Any) -> None:
         self.matcher.jump_back(self.get_clock().now().nanoseconds)
@@ -331,6 +339,8 @@ def main(args: list[str] | None = None, make_generator: MakeGenerator = load_gen
             return 1
         while not stop.is_set() and rclpy.ok():
             executor.spin_once(timeout_sec=0.2)
+            if node.given_up and node.settings.autostart:
+                return 1
         return 0
     finally:
         node.close()

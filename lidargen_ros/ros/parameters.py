@@ -125,6 +125,13 @@ class Settings:
         low=0.0,
         high=60.0,
     )
+    give_up_after: int = _parameter(
+        50,
+        "Frames in a row that may fail on the engine; then the node frees the model and, started by itself, ends with "
+        "status 1, for a fresh process to try; 0 never gives up.",
+        low=0,
+        high=100_000,
+    )
     lazy: bool = _parameter(
         True, "Skip decoding and the model while nobody subscribes to a cloud, an image or the preview."
     )

@@ -116,6 +116,8 @@ class Pipeline:
         self._usual_s = {"decode": 0.0, "generate": 0.0, "publish": 0.0}
         self._workers: tuple[Worker[Job], ...] = ()
         self._running = False
+        self.failed_in_row, self.last_failure = 0, ""
+        """Frames that failed on the engine since the last one that did not, and why."""
         self.wanted = True
         """Whether somebody subscribed when the last set came."""
 
@@ -186,9 +188,11 @@ class Pipeline:
             )
         except (EngineError, MemoryError) as e:
             what = str(e) or type(e).__name__
+            self.failed_in_row, self.last_failure = self.failed_in_row + 1, what
             self._reporter.error("engine", f"the engine failed on a frame: {what}; it is dropped")
             self._statistics.drop("engine")
             return
+        self.failed_in_row = 0
         job.sweep = self._checked(sweep, s)
         if job.sweep is None:
             return

@@ -456,6 +456,24 @@ def test_failures_of_the_engine_cost_their_frame_only(bench) -> None:
     assert node.stop() == 0
 
 
+def test_an_engine_that_is_lost_for_good_ends_in_the_error_state_and_then_the_process(bench) -> None:
+    from diagnostic_msgs.msg import DiagnosticArray
+
+    found = bench.listen("/diagnostics", DiagnosticArray)
+    node = bench.start_node({"give_up_after": 3}, STUB_FAIL_AT=",".join(str(i) for i in range(1, 100)))
+    listening(bench, node)
+    for i in range(1, 4):
+        bench.send_set(next(STAMPS), good)
+        bench.settled(node, i)
+    assert node.wait(20.0) == 1
+    reason = "3 frames in a row failed on the engine, the last with: out of memory (injected)"
+    assert f"deactivating: RuntimeError: {reason}" in node.log.read_text()
+    bench.spin(0.2)
+    last = [s for s in found[-1].status if s.name == "lidargen: node"][0]
+    assert reason in last.message
+    assert last.level == b"\x02"
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_shutdown_while_a_frame_is_in_flight_publishes_it(bench, number) -> None:
     node = bench.start_node(STUB_DELAY_S="1.0")
