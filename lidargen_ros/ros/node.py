@@ -147,7 +147,7 @@ class LidarNode(LifecycleNode):
         super().on_cleanup(state)
         self.get_logger().info(f"the model is freed: {freed(before, self.gauges.settle())}")
 
-    @reported("shutting down", "finalized")
+    @reported("shutting down", "finalized", keep_trouble=True)
     def on_shutdown(self, state: Any) -> None:
         """Stop and free, from any state."""
         self._stop_working()
@@ -230,7 +230,8 @@ class LidarNode(LifecycleNode):
             self._calibrator.look_up(self.settings)
         limit, pipeline = self.settings.give_up_after, self._pipeline
         if limit and pipeline is not None and pipeline.failed_in_row >= limit:
-            self.given_up = f"{pipeline.failed_in_row} frames in a row failed on the engine, the last with: {pipeline.last_failure}"
+            count, last = pipeline.failed_in_row, pipeline.last_failure
+            self.given_up = f"{count} frames in a row failed on the engine, the last with: {last}"
             self.trigger_deactivate()
 
     def _on_clock_jump(self, _: Any) -> None:

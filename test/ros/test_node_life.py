@@ -469,7 +469,7 @@ def test_an_engine_that_is_lost_for_good_ends_in_the_error_state_and_then_the_pr
     reason = "3 frames in a row failed on the engine, the last with: out of memory (injected)"
     assert f"deactivating: RuntimeError: {reason}" in node.log.read_text()
     bench.spin(0.2)
-    last = [s for s in found[-1].status if s.name == "lidargen: node"][0]
+    last = next(s for s in found[-1].status if s.name == "lidargen: node")
     assert reason in last.message
     assert last.level == b"\x02"
 
