@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 from toy_world import ToyWorld
 
+from lidargen_ros.bags.transforms import FrameTree, add_tf, pose_matrix
 from lidargen_ros.cameras.fisheye import FisheyeCamera
 from lidargen_ros.cameras.ftheta import FThetaCamera
 from lidargen_ros.cameras.pinhole import PinholeCamera
@@ -21,7 +22,6 @@ from training.data.alignment import Alignment, edge_points
 from training.data.drive import Spin, Track, to_ray_time
 from training.data.ftheta_fit import lens_for
 from training.data.recut import Recut, turn_share
-from training.data.transforms import FrameTree, add_tf, pose_matrix
 
 WORLD = ToyWorld()
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lidargen_ros.bags.pointclouds import Cloud, cloud_from_message
 from lidargen_ros.bags.reader import BagMessage, BagReader, header_stamp_ns
+from lidargen_ros.bags.transforms import FrameTree, add_tf, pose_matrix, stamp_ns
 from lidargen_ros.cameras.convert import camera_from_info
 from lidargen_ros.cameras.rig import View
 from lidargen_ros.errors import CalibrationError, DataError, InputError, LidargenError
@@ -24,7 +25,6 @@ from ..bag_config import BagConfig, CameraConfig
 from ..clouds import CloudReader, forwards
 from ..drive import Picture, Spin, Track
 from ..recut import Recut
-from ..transforms import FrameTree, add_tf, pose_matrix, stamp_ns
 
 _CLOUD = "sensor_msgs/msg/PointCloud2"
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from lidargen_ros.errors import CalibrationError, DataError
-from lidargen_ros.motion import interpolate_poses, invert_pose
+from ..errors import CalibrationError, DataError
+from ..motion import interpolate_poses, invert_pose
 
 
 def pose_matrix(translation: Any, rotation: Any, where: str) -> NDArray:
