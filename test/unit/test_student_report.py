@@ -120,7 +120,7 @@ def test_the_figures_are_those_of_the_training_curve(scenes):
     )
     limits = (SENSOR.min_range_m, SENSOR.max_range_m)
     predict = student_predictor(generator.student, limits, torch.no_grad)
-    expected = evaluate(predict, SceneStream(bank, max_range=SENSOR.max_range_m), len(scenes), batch=2)
+    expected = evaluate(predict, SceneStream(bank, SENSOR), len(scenes), batch=2)
     found = measure.sums_of([(generator.maps(s.images), s) for s in scenes], generator.seen)
     assert found.keys() == expected.keys()
     for name, value in expected.items():

@@ -25,13 +25,27 @@ from lidargen_ros.sensors import Sensor
 from ..data.cache import TensorCache
 from ..data.dataset import ClipFrame, Failure, FrameDataset
 from ..data.order import Shuffled
+from ..data.splits import OF_CLIPS, open_splits, sensor_of
 from ..scenes.seeds import EVALUATION_SEEDS
+from .config import Data
 from .objective import Target
 from .stream import Batch
 
 log = logging.getLogger(__name__)
 
 _SAME_BEAMS_DEG = 0.1  # a calibrated beam table against the nominal one of its sensor
+
+
+def clip_stream(data: Data, seed: int, device: torch.device) -> ClipStream:
+    """The stream that ``data.clips=FOLDER`` asks for."""
+    training, validation = open_splits(data)
+    sensor = sensor_of(data.sensor, training)
+    if data.sensor == OF_CLIPS:
+        sensor = sensor.with_columns(sensor.columns - sensor.columns % COLUMN_MULTIPLE)
+    return ClipStream(
+        training, validation, sensor, tile=data.tile, hypotheses=data.hypotheses, lidar_height=data.lidar_height_m,
+        drop=data.drop_camera, first_seed=data.first_seed, seed=seed, cache=data.cache, device=device,
+    )  # fmt: skip
 
 
 class ClipStream:

@@ -9,15 +9,20 @@ from typing import Literal
 from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES
 from lidargen_ros.models.student import StudentConfig
 
+from ..data.splits import ClipData
 from .objective import LossWeights
 
 
 @dataclass(frozen=True)
-class Data:
-    """Where scenes come from."""
+class Data(ClipData):
+    """Where samples come from: rendered scenes, or with ``clips=FOLDER`` recorded clips.
+
+    The rig of clips is their own, frame by frame; ``rig`` is then the one that an exported bundle names, and the keys
+    below ``lidar_height_m`` are for scenes, but for ``drop_camera`` and ``first_seed``.
+    """
 
     rig: str = "published"
-    sensor: str = "pandar128"
+    sensor: str = "pandar128"  # ``clips``: that of the clips, at the next width that a student can have
     tile: tuple[int, int] = (352, 640)  # pixels, height and width
     hypotheses: tuple[float | str, ...] = DEFAULT_HYPOTHESES
     lidar_height_m: float = 1.9

@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.errors import ConfigError, LidargenError
 from lidargen_ros.models.student import Student
-from lidargen_ros.sensors import load_sensor
+from lidargen_ros.sensors import Sensor, load_sensor
 
 from ..config import dump
+from .clips import ClipStream, clip_stream
 from .config import StudentExperiment
 from .evaluate import constant_map, constant_predictor, evaluate, student_predictor
 from .objective import clean_sweep, loss_terms, noisy_sweep, total
@@ -40,14 +41,19 @@ def pick_device(wanted: str) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def make_stream(config: StudentExperiment, device: torch.device, sensor: Any = None) -> SceneStream:
+def make_stream(
+    config: StudentExperiment, device: torch.device, sensor: Sensor | None = None
+) -> SceneStream | ClipStream:
+    """Recorded clips or rendered scenes; ``sensor`` of scenes is that of the configuration if not given."""
     data = config.data
+    if data.clips:
+        return clip_stream(data, config.seed, device)
     sensor = load_sensor(data.sensor) if sensor is None else sensor
     bank = build_bank(
         load_rig(data.rig), sensor, size=data.bank, tile=data.tile, hypotheses=data.hypotheses,
         lidar_height=data.lidar_height_m, other_sensors=data.other_sensors, seed=config.seed, device=device,
     )  # fmt: skip
-    return SceneStream(bank, exact=data.exact, drop=data.drop_camera, max_range=sensor.max_range_m)
+    return SceneStream(bank, sensor, exact=data.exact, drop=data.drop_camera)
 
 
 def learning_rate(config: StudentExperiment, samples: int, progress: float) -> float:
@@ -80,7 +86,9 @@ class Ema:
 class StudentTrainer:
     """One run: builds everything from the configuration, ``run()`` trains, evaluates and writes to ``folder``."""
 
-    def __init__(self, config: StudentExperiment, folder: Path, *, stream: SceneStream | None = None) -> None:
+    def __init__(
+        self, config: StudentExperiment, folder: Path, *, stream: SceneStream | ClipStream | None = None
+    ) -> None:
         if not 0 <= config.flow_share < 1:
             raise ConfigError(f"flow_share is {config.flow_share}; use 0 up to, not including, 1")
         self.config, self.folder = config, folder
@@ -90,9 +98,9 @@ class StudentTrainer:
         torch.manual_seed(config.seed)
         torch.set_float32_matmul_precision("high")
         self.device = pick_device(config.device)
-        sensor = load_sensor(config.data.sensor)
+        self.stream = make_stream(config, self.device) if stream is None else stream
+        sensor = self.stream.sensor
         self.limits = (sensor.min_range_m, sensor.max_range_m)
-        self.stream = make_stream(config, self.device, sensor) if stream is None else stream
         self.student = Student(config.model).to(self.device)
         if config.start_from:
             load_student(self.student, Path(config.start_from))

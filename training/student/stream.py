@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lidargen_ros.models.student_graphs import look_up
+from lidargen_ros.sensors import Sensor
 
 from ..scenes.render import Ego, Worlds, make_worlds, render_cameras, render_lidar, sample_ego
 from .objective import Target
@@ -31,14 +32,13 @@ class SceneStream:
     """``stream(seeds)`` renders one scene per seed; entry of the rig bank and dropped cameras are drawn from the seed.
 
     Args:
+        sensor: of entry 0; range limits hold for all entries.
         exact: share of scenes that use the exact base rig (entry 0); the others draw from the bank.
         drop: probability that one camera of a scene is missing.
     """
 
-    def __init__(
-        self, bank: Bank, *, exact: float = 0.5, drop: float = 0.05, max_range: float = 120.0
-    ) -> None:
-        self.bank, self.exact, self.drop, self.max_range = bank, exact, drop, max_range
+    def __init__(self, bank: Bank, sensor: Sensor, *, exact: float = 0.5, drop: float = 0.05) -> None:
+        self.bank, self.sensor, self.exact, self.drop = bank, sensor, exact, drop
         self._worlds: Worlds | None = None
         self._first = 0
 
@@ -91,4 +91,6 @@ class SceneStream:
         )
 
     def _lidar(self, worlds, ego: Ego, entries: Tensor, noise: bool) -> dict[str, Tensor]:
-        return render_lidar(worlds, self.bank.directions[entries], ego, max_range=self.max_range, noise=noise)
+        return render_lidar(
+            worlds, self.bank.directions[entries], ego, max_range=self.sensor.max_range_m, noise=noise
+        )
