@@ -2,11 +2,13 @@
 """Publishes the node's health on /diagnostics, from a thread of its own: it goes on while a transition loads a model."""
 
 import threading
+import traceback
 from collections.abc import Callable
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from .reporter import Reporter
 from .status import NAMES, OK, Status
 
 _LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE)
@@ -32,8 +34,10 @@ def diagnostic_array(statuses: list[Status], source: str, hardware: str, stamp: 
 class Diagnostics:
     """Asks ``statuses()`` every period, publishes the answer, and logs each change of level once."""
 
-    def __init__(self, node: Any, period_s: float, statuses: Callable[[], list[Status]]) -> None:
-        self._node, self._period_s, self._statuses = node, period_s, statuses
+    def __init__(
+        self, node: Any, period_s: float, statuses: Callable[[], list[Status]], reporter: Reporter
+    ) -> None:
+        self._node, self._period_s, self._statuses, self._reporter = node, period_s, statuses, reporter
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._levels: dict[str, int] = {}
         self._stop = threading.Event()
@@ -61,4 +65,7 @@ class Diagnostics:
 
     def _run(self) -> None:
         while not self._stop.wait(self._period_s):
-            self.publish()
+            try:
+                self.publish()
+            except Exception:  # noqa: BLE001  # said, not hidden; without this thread nobody would hear of anything
+                self._reporter.error("diagnostics", f"no diagnostics this time\n{traceback.format_exc()}")

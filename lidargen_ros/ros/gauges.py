@@ -11,10 +11,12 @@ from typing import Any
 from . import compat
 
 MB = 1e6
+_ZONES = Path("/sys/class/thermal")
 
 
 class Gauges:
-    """Reads NVML through nvidia-ml-py where that is installed; otherwise what a loaded torch tells.
+    """Reads NVML through nvidia-ml-py where that is installed; otherwise what a loaded torch tells, and on Jetson, whose
+    NVML knows no temperature, the thermal zone of the GPU.
 
     The GPU is the first one that ``CUDA_VISIBLE_DEVICES`` leaves visible.
     """
@@ -47,6 +49,8 @@ class Gauges:
         elif (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
             free, total = torch.cuda.mem_get_info()
             found.update(gpu_used_mb=(total - free) / MB, gpu_total_mb=total / MB)
+        if "gpu_temperature_c" not in found and (celsius := zone_temperature_c()) is not None:
+            found["gpu_temperature_c"] = celsius
         return {name: round(value, 3) for name, value in found.items()}
 
     def _read_nvml(self) -> dict[str, float]:
@@ -82,6 +86,17 @@ class Gauges:
         if trim is not None:
             trim(0)
         return self.read()
+
+
+def zone_temperature_c(zones: Path = _ZONES) -> float | None:
+    """Temperature of the GPU's thermal zone, where Linux has one (``gpu-thermal`` on Jetson); it tells thousandths."""
+    for zone in sorted(zones.glob("thermal_zone*")):
+        try:
+            if "gpu" in (zone / "type").read_text().lower():
+                return int((zone / "temp").read_text()) / 1000
+        except (OSError, ValueError):  # a zone that is switched off refuses to be read
+            continue
+    return None
 
 
 def resident_mb() -> float:

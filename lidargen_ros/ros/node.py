@@ -81,7 +81,7 @@ class LidarNode(LifecycleNode):
         self._timer: Any = None
         self._metadata_lock = threading.Lock()
         self.create_service(Trigger, "~/statistics", self._on_statistics)
-        self._diagnostics = Diagnostics(self, self.settings.diagnostics_period, self._statuses)
+        self._diagnostics = Diagnostics(self, self.settings.diagnostics_period, self._statuses, self.reporter)
 
     # --- transitions ---------------------------------------------------------------------------------------------
 

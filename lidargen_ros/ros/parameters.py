@@ -351,6 +351,15 @@ def _groups() -> Iterator[tuple[str, list[Parameter]]]:
     yield title, group
 
 
+_QOS_EXAMPLE = """
+
+    # --- quality of service: history, depth, reliability and durability of each topic, under its full name
+    # qos_overrides:
+    #   /points: {publisher: {reliability: best_effort, depth: 1}}
+    #   /front/camera_info: {subscription: {durability: transient_local}}
+"""
+
+
 def render_yaml() -> str:
     """The text of ``config/lidargen.yaml``."""
     lines = [
@@ -369,7 +378,7 @@ def render_yaml() -> str:
             default = list(p.default) if p.kind == "list" else p.default
             value = yaml.safe_dump(default, default_flow_style=True, width=200).removesuffix("...\n").strip()
             lines.append(f"    {p.name}: {value}")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + _QOS_EXAMPLE
 
 
 def render_table() -> str:

@@ -23,7 +23,7 @@ class Transforms:
         module = compat.optional("tf2_ros")
         if module is None:
             raise ConfigError(
-                "calibration is tf, but tf2_ros is not installed; install ros-DISTRO-tf2-ros, or take the poses from "
+                "calibration is tf, but tf2_ros is not installed; install ros-DISTRO-tf2-ros-py, or take the poses from "
                 "a rig file with calibration: camera_info"
             )
         self._missing = module.TransformException

@@ -87,6 +87,34 @@ def test_a_consumer_that_raises_leaves_it_working(settings) -> None:
     assert len(feed(matcher, drive(5, start=3000))) == 5
 
 
+def test_poses_of_the_real_tf2() -> None:
+    pytest.importorskip("tf2_ros", reason="tf2_ros is not installed (not on PyPI; ros-DISTRO-tf2-ros-py)")
+    import rclpy
+    from geometry_msgs.msg import TransformStamped
+
+    from lidargen_ros.errors import CalibrationError
+    from lidargen_ros.ros.transforms import Transforms
+
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("poses", context=context)
+    try:
+        poses = Transforms(node)
+        with pytest.raises(CalibrationError, match="TF has no transform from front_optical to lidar"):
+            poses.look_up("lidar", "front_optical")
+        known = TransformStamped()
+        known.header.frame_id, known.child_frame_id = "lidar", "front_optical"
+        known.transform.translation.x = 1.5
+        q = known.transform.rotation
+        q.x, q.y, q.z, q.w = -0.5, 0.5, -0.5, 0.5
+        poses._buffer.set_transform_static(known, "test")
+        want = [[0, 0, 1, 1.5], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]]
+        np.testing.assert_allclose(poses.look_up("lidar", "front_optical"), want, atol=1e-12)
+    finally:
+        node.destroy_node()
+        context.try_shutdown()
+
+
 def cloud(point_type: str, organised: bool):
     """A real PointCloud2 and the sweep in it."""
     from sensor_msgs.msg import PointCloud2, PointField

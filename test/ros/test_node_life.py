@@ -79,7 +79,7 @@ CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
         (
             {"calibration": "tf"},
             {},
-            "tf2_ros is not installed; install ros-DISTRO-tf2-ros, or take the poses from",
+            "tf2_ros is not installed; install ros-DISTRO-tf2-ros-py, or take the poses from",
         ),
     ],
 )

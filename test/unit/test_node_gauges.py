@@ -70,7 +70,7 @@ def fails(*_: object) -> None:
 def test_without_a_driver_or_a_package_the_reason_is_kept(with_nvml) -> None:
     with_nvml(fake_nvml(nvmlInit=fails))
     made = Gauges()
-    assert list(made.read()) == ["resident_mb"]
+    assert set(made.read()) <= {"resident_mb", "gpu_temperature_c"}
     assert made.unreadable == "NVML: Driver Not Loaded"
     with_nvml(None)
     assert Gauges().unreadable == "nvidia-ml-py is not installed"
@@ -81,6 +81,18 @@ def test_a_gpu_that_does_not_tell_its_memory_still_tells_its_temperature(with_nv
     made = Gauges()
     assert made.read()["gpu_temperature_c"] == 61
     assert made.unreadable == "NVML memory: Driver Not Loaded"
+
+
+def test_a_jetson_tells_its_temperature_through_a_thermal_zone(tmp_path) -> None:
+    for i, (kind, value) in enumerate(
+        (("cpu-thermal", "50000"), ("gpu-thermal", "not now"), ("GPU-therm", "48500"))
+    ):
+        zone = tmp_path / f"thermal_zone{i}"
+        zone.mkdir()
+        (zone / "type").write_text(kind + "\n")
+        (zone / "temp").write_text(value + "\n")
+    assert gauges.zone_temperature_c(tmp_path) == 48.5
+    assert gauges.zone_temperature_c(tmp_path / "none") is None
 
 
 def test_memory_that_was_freed_is_seen(with_nvml) -> None:
