@@ -37,7 +37,8 @@ EXTRAS = {
     "torch": TORCH,
     "train": [*TORCH, "tensorboard>=2.16", "av>=12"],
     "export": [*TORCH, "onnx>=1.16", "onnxscript>=0.2"],
-    "tensorrt-rtx": ["tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs"],
+    "tensorrt": ["cuda-bindings>=12.6"],  # TensorRT itself comes with JetPack or from NVIDIA's index
+    "tensorrt-rtx": ["tensorrt-rtx-cu13-bindings", "tensorrt-rtx-cu13-libs", "cuda-bindings>=13"],
     "gpu": ["nvidia-ml-py>=12"],  # GPU memory and temperature in the node's diagnostics
     "pandaset": ["pandas>=2"],
     "ray": ["ray>=2.30"],

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import math
 import re
 import sys
 import time
@@ -38,6 +39,7 @@ log = logging.getLogger("build_engine")
 ORDER = ("encoder", "denoiser", "decoder")  # of a frame: what one computes, the next one reads
 MOST_CAMERAS = 8
 LAYERS = ".layers.json"
+CONVERTED_WEIGHTS = 1e9  # more would need several copies of the graph in memory
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -206,12 +208,16 @@ def prepare(
         raise EngineError(
             f"the graphs are in {exported} and cannot be built in {precision}; export the bundle in {precision}"
         )
-    if any(
-        onnx.external_data_helper.uses_external_data(w)
+    weights = sum(
+        math.prod(w.dims)
         for m in map(light, graphs)
         for w in m.graph.initializer
-    ):
-        raise EngineError(f"graphs with external weights are not converted; export the bundle in {precision}")
+        if onnx.external_data_helper.uses_external_data(w)
+    )
+    if weights > CONVERTED_WEIGHTS:
+        raise EngineError(
+            f"graphs of {weights:.2g} weights are not converted; export the bundle in {precision}"
+        )
     models = [onnx.load(path) for path in graphs]
     try:
         halves = [to_half(model, precision) for model in models]

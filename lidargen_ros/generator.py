@@ -15,12 +15,11 @@ from numpy.typing import NDArray
 
 from . import __version__
 from .bundle import Bundle, load_bundle
+from .bundle_engines import open_engine
 from .cameras.align import Alignment, align
 from .cameras.rig import Rig
-from .engines.onnxruntime_engine import OnnxRuntimeEngine
-from .engines.select import choose_engine
 from .errors import BundleError, ConfigError, InputError
-from .frame_pipeline import GRAPHS, FramePipeline, Limits, Maps
+from .frame_pipeline import FramePipeline, Limits, Maps
 from .sensors import Sensor
 from .sweep import Sweep
 
@@ -78,10 +77,7 @@ class LidarGenerator:
             raise BundleError(
                 f"bundle {loaded.name} is of family {loaded.manifest['family']}; LidarGenerator runs students"
             )
-        name = choose_engine(engine)
-        opened = OnnxRuntimeEngine(
-            {graph: loaded.file(f"{graph}.onnx") for graph in GRAPHS}, name=name, threads=threads
-        )
+        opened = open_engine(loaded, engine, threads=threads)
         tile = tuple(loaded.manifest["preprocessing"]["tile"])
         return cls(loaded, FramePipeline(opened, tile, loaded.sensor.shape), lidar_height=lidar_height)
 
@@ -193,7 +189,7 @@ class LidarGenerator:
             "model_version": self.bundle.manifest.get("version", ""),
             "model_sha256": self.bundle.digest,
             "engine": self._pipeline.engine.name,
-            "precision": self.bundle.manifest.get("precision", ""),
+            "precision": self._pipeline.engine.precision,
             "steps": self.steps,
             "sensor": self.sensor.name,
             "rig": [v.name for v in self.rig.views],

@@ -10,9 +10,13 @@ import argparse
 import json
 from pathlib import Path
 
+from export.shared_weights import share_weights
 from export.student import export_graphs
 from lidargen_ros.bundle import SHIPPED, write_manifest
 from lidargen_ros.cameras.rig import load_rig
+from lidargen_ros.engines.select import WEIGHTS
+from lidargen_ros.frame_pipeline import GRAPHS
+from lidargen_ros.models.student_weights import folded, write_student
 from lidargen_ros.sensors import load_sensor
 from training.config import build, read_yaml
 from training.student.config import StudentExperiment
@@ -43,12 +47,15 @@ def main() -> None:
     sensor, rig = load_sensor(config.data.sensor), load_rig(config.data.rig)
     out: Path = arguments.out or SHIPPED / arguments.name
     out.mkdir(parents=True, exist_ok=True)
-    errors = export_graphs(load_student(run), out, sensor, config.data.tile, views=len(rig))
+    student = load_student(run)
+    errors = export_graphs(student, out, sensor, config.data.tile, views=len(rig))
     print(f"relative error of the graphs in ONNX Runtime against torch: {errors}")
     if max(errors.values()) > TOLERANCE:
         raise SystemExit(
             f"error: the exported graphs differ from torch by more than {TOLERANCE}; no bundle written"
         )
+    write_student(folded(student), out / WEIGHTS)
+    share_weights([out / f"{graph}.onnx" for graph in GRAPHS], out / WEIGHTS)
     (out / "metrics.json").write_text(json.dumps({**result, "export_error": errors}, indent=1) + "\n")
     rows, columns = sensor.shape
     card = CARD.format(
@@ -71,9 +78,8 @@ def main() -> None:
         },
         "sampler": {"steps": 1, "return_threshold": 0.5},
     }
-    write_manifest(
-        out, manifest, ["encoder.onnx", "denoiser.onnx", "decoder.onnx", "README.md", "metrics.json"]
-    )
+    graphs = [f"{graph}.onnx" for graph in GRAPHS]
+    write_manifest(out, manifest, [*graphs, WEIGHTS, "README.md", "metrics.json"])
     print(f"{out}: {sum(f.stat().st_size for f in out.iterdir()) / 1e6:.1f} MB")
 
 

@@ -78,7 +78,9 @@ class BuildRecord:
 
 def graph_files(files: Mapping[str, str]) -> dict[str, str]:
     """Graphs and their external weights among the files of a manifest."""
-    return {name: digest for name, digest in files.items() if ".onnx" in name}
+    return {
+        name: digest for name, digest in files.items() if ".onnx" in name or name.endswith(".safetensors")
+    }
 
 
 def folder_name(gpu: str, runtime: str, version: str, precision: str) -> str:

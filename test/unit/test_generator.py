@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from lidargen_ros import LidarGenerator
-from lidargen_ros.engines.select import choose_engine
 from lidargen_ros.errors import BundleError, ConfigError, EngineError, InputError
 
 
@@ -62,7 +61,7 @@ def test_steps_and_engines_are_checked(generator):
     with pytest.raises(ConfigError, match="steps is 0"):
         generator(images(), steps=0)
     with pytest.raises(EngineError, match="unknown"):
-        choose_engine("warp-drive")
+        LidarGenerator.from_bundle("constant", engine="warp-drive")
     with pytest.raises(BundleError):
         LidarGenerator.from_bundle("nowhere")
 

@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Opens an engine on the graphs of a student's bundle."""
+
+from __future__ import annotations
+
+from .bundle import Bundle
+from .engines.base import Engine
+from .engines.build_record import cache_folder
+from .engines.onnxruntime_engine import OnnxRuntimeEngine
+from .engines.select import RUNTIMES, TORCH, WEIGHTS, built_engines, choose_engine
+from .frame_pipeline import GRAPHS
+
+
+def open_engine(bundle: Bundle, wanted: str = "auto", *, threads: int | None = None) -> Engine:
+    """The wanted engine, or the best that runs here.
+
+    Args:
+        threads: of the host, for engines on the CPU; None takes one per core.
+
+    Raises:
+        EngineError: no engine, or not the wanted one, can run here.
+        BundleError: the bundle's weights are damaged.
+    """
+    name = choose_engine(wanted, bundle)
+    if name in RUNTIMES:
+        from .engines.tensorrt_engine import TensorRTEngine
+        from .engines.trt_api import load_tensorrt
+
+        folder, record = built_engines(name, bundle)
+        engines = {graph: folder / f"{graph}.engine" for graph in GRAPHS}
+        return TensorRTEngine(engines, load_tensorrt(name), precision=record.precision)
+    if name in TORCH:
+        return open_torch(bundle, name, threads)
+    graphs = {graph: bundle.file(f"{graph}.onnx") for graph in GRAPHS}
+    return OnnxRuntimeEngine(graphs, name=name, threads=threads)
+
+
+def open_torch(bundle: Bundle, name: str, threads: int | None) -> Engine:
+    """A torch engine: half precision and pictures shrunk on a GPU, float32 and no more than the network on a CPU."""
+    import torch
+
+    from .engines.torch_engine import TorchEngine
+    from .models.frame_graphs import frame_graphs
+    from .models.student_weights import read_student
+
+    gpu = torch.cuda.is_available()
+    precision = "fp16" if gpu else "fp32"
+    graphs = frame_graphs(read_student(bundle.file(WEIGHTS)), bundle.sensor, precision=precision, pixels=gpu)
+    return TorchEngine(
+        graphs,
+        mode=name.removeprefix("torch").removeprefix("-") or "eager",
+        precision=precision,
+        packages=cache_folder(bundle.name, bundle.digest) / "torch",
+        threads=threads,
+    )
