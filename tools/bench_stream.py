@@ -7,6 +7,7 @@ python tools/bench_stream.py student_nano [key=value ...]
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from training.config import load_experiment
+from training.loop.ranks import pick_device
+from training.loop.trainer import Trainer
+from training.recipe import Position
 from training.scenes.render import make_worlds, sample_ego
 from training.student.config import StudentExperiment
-from training.student.loop import StudentTrainer
+from training.student.recipe import StudentRecipe
 
 
 def timed(name: str, call: Callable[[], Any], repeats: int = 5) -> Any:
@@ -37,18 +41,25 @@ def timed(name: str, call: Callable[[], Any], repeats: int = 5) -> Any:
 
 def main() -> None:
     start = time.perf_counter()
-    trainer = StudentTrainer(
-        load_experiment(StudentExperiment, sys.argv[1], sys.argv[2:]), Path("out/bench_stream")
-    )
+    config = replace(load_experiment(StudentExperiment, sys.argv[1], sys.argv[2:]), keep=0)
+    device = pick_device(config.device)
+    recipe = StudentRecipe(config, device)
+    trainer = Trainer(recipe, config, Path("out/bench_stream"), device)
+
+    def step() -> None:
+        at = Position(trainer.step, trainer.samples, 0.0)
+        trainer.one_step(recipe.batch(at.samples, config.batch), at)
+
     print(f"set up in {time.perf_counter() - start:.1f} s on {torch.cuda.get_device_name()}", flush=True)
-    stream, seeds = trainer.stream, trainer.seeds().to(trainer.device)
-    entries = torch.zeros(len(seeds), dtype=torch.long, device=trainer.device)
+    stream = recipe.stream
+    seeds = config.data.first_seed + torch.arange(config.batch, device=device)
+    entries = torch.zeros(len(seeds), dtype=torch.long, device=device)
     worlds = timed("worlds", lambda: make_worlds(seeds))
     ego = sample_ego(worlds, seeds)
     timed("cameras", lambda: stream._cameras(worlds, ego, entries, True))
     timed("lidar", lambda: stream._lidar(worlds, ego, entries, True))
     timed("batch", lambda: stream(seeds))
-    timed("step", trainer.step)
+    timed("step", step)
 
 
 if __name__ == "__main__":

@@ -3,14 +3,16 @@
 
     python tools/run_student.py student_nano --seconds 540 --out out/nano [--start-from out/earlier] [key=value ...]
 
-Files: ``result.json``, ``curve.json``, ``config.yaml``, ``baseline.npz`` (the best constant map) and the averaged weights in
-pieces of at most 15 MB (``student-0.safetensors`` ...). ``tools/make_bundle.py`` turns the folder into a bundle.
+Files: ``result.json``, ``curve.json``, ``config.yaml``, ``report.md`` with curves and pictures, ``baseline.npz`` (the best
+constant map) and the averaged weights in pieces of at most 15 MB (``student-0.safetensors`` ...). ``tools/make_bundle.py``
+turns the folder into a bundle.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import statistics
 import subprocess
 import sys
@@ -23,23 +25,24 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from training.config import load_experiment
+from training.config import dump, load_experiment
+from training.loop.ranks import pick_device
+from training.loop.trainer import Trainer
+from training.report import read_curve
 from training.student.config import StudentExperiment
-from training.student.loop import StudentTrainer
 from training.student.pieces import join_pieces, write_pieces
+from training.student.recipe import StudentRecipe
 
 
-def timings(trainer: StudentTrainer, repeats: int = 200) -> dict[str, float]:
+def timings(student: torch.nn.Module, recipe: StudentRecipe, repeats: int = 200) -> dict[str, float]:
     """Median milliseconds of one frame (pixels already looked up), batch 1: eager, and replayed as one CUDA graph."""
-    student = trainer.ema.model
-    data = trainer.stream(torch.tensor([trainer.config.data.first_seed - 1]), exact_only=True)
+    data = recipe.stream(torch.tensor([recipe.experiment.data.first_seed - 1]), exact_only=True)
 
     def frame() -> torch.Tensor:
-        with torch.no_grad(), trainer.autocast():
-            return student.estimate(data.pixels, data.rays).code  # type: ignore[operator]
+        return student.estimate(data.pixels, data.rays).code  # type: ignore[operator]
 
     result = {"eager_ms": median_ms(frame, repeats)}
-    if trainer.device.type == "cuda":
+    if recipe.device.type == "cuda":
         side = torch.cuda.Stream()
         with torch.cuda.stream(side):
             for _ in range(3):
@@ -93,33 +96,42 @@ def main() -> None:
     arguments = parser.parse_args()
     started = time.perf_counter()
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     config = load_experiment(StudentExperiment, arguments.experiment, arguments.overrides)
-    config = replace(config, max_seconds=arguments.seconds)
+    config = replace(config, max_seconds=arguments.seconds, keep=0, tensorboard=False)
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
+    (out / "config.yaml").write_text(dump(config))
     if arguments.start_from:
         joined = out / "start.safetensors"
         join_pieces(arguments.start_from, joined)
         config = replace(config, start_from=str(joined))
-    trainer = StudentTrainer(config, out)
-    print(f"ready after {time.perf_counter() - started:.0f} s on {trainer.device}", flush=True)
+    device = pick_device(config.device)
+    recipe = StudentRecipe(config, device)
+    recipe.baseline_scenes = arguments.baseline_scenes
+    trainer = Trainer(recipe, config, out, device, started)
+    print(f"ready after {time.perf_counter() - started:.0f} s on {device}", flush=True)
     trained = trainer.run()
-    write_pieces(trainer.ema.model, config.model, out)
+    (out / "curve.json").write_text(json.dumps(read_curve(out)))
     (out / "student.safetensors").unlink()
     (out / "start.safetensors").unlink(missing_ok=True)
 
-    maps = trainer.constant_map(arguments.baseline_scenes)
+    ranges, returns = recipe.constant_map
     np.savez_compressed(
         out / "baseline.npz",
-        range_cm=(maps[0] * 100).round().numpy().astype(np.uint16),
-        returns=maps[1].numpy() > 0.5,
+        range_cm=(ranges * 100).round().numpy().astype(np.uint16),
+        returns=returns.numpy() > 0.5,
     )
+    with trainer.averaged() as student:
+        write_pieces(student, config.model, out)
+        figures = recipe.validate(student, arguments.final_scenes)
+        times = timings(student, recipe)
     cuda = torch.cuda.is_available()
     result = {
         **trained,
-        "model": trainer.evaluate(arguments.final_scenes),
-        "constant_map": trainer.ladder(maps, arguments.final_scenes),
-        "timings": timings(trainer),
+        "model": figures,
+        **recipe.ladder(arguments.final_scenes),
+        "timings": times,
         "machine": torch.cuda.get_device_name() if cuda else "CPU",
         "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0,
         "torch": torch.__version__, "commit": commit(), "command": " ".join(sys.argv),

@@ -13,6 +13,7 @@ from .config import build, nearest, read_yaml
 from .recipe import Experiment
 
 KINDS = {  # kind -> folder of config.py and recipe.py, class of the settings, class of the recipe
+    "student": ("student", "StudentExperiment", "StudentRecipe"),
     "published": ("published", "PublishedExperiment", "PublishedRecipe"),
     "tokenizer": ("tokenizer", "TokenizerExperiment", "TokenizerRecipe"),
 }

@@ -1,62 +1,109 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``python -m training.train EXPERIMENT [key=value ...]``: the one entry of training."""
+"""Trains an experiment: ``python -m training.train EXPERIMENT [key=value ...]``, alone or under ``torchrun``.
+
+python -m training.train student_nano batch=16
+torchrun --nproc_per_node=8 -m training.train published_7b --run runs/street
+"""
 
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.logging import RichHandler
 
-from lidargen_ros.errors import ConfigError, LidargenError
+from lidargen_ros.errors import LidargenError
 
 from .config import dump, experiment_path, load_experiment, read_yaml
+from .kinds import experiment_class, recipe_class
+from .recipe import Experiment
+
+log = logging.getLogger(__name__)
+RESUMABLE = (
+    75  # exit code of a run that a signal stopped and the same command continues (EX_TEMPFAIL of sysexits.h)
+)
 
 
-def run_student(arguments: argparse.Namespace) -> None:
-    from .student.config import StudentExperiment
+def train(experiment: Experiment, run: Path | None) -> None:
+    """One run in the folder ``run`` (None: a new one below ``out``), or this rank's part of it."""
+    from .loop import ranks
+    from .loop.outputs import CONSOLE
+    from .loop.trainer import Trainer
 
-    config = load_experiment(StudentExperiment, arguments.experiment, arguments.overrides)
-    if arguments.print_config:
-        print(dump(config), end="")
-        return
-    from .student.loop import StudentTrainer
+    device = ranks.pick_device(experiment.device)
+    with ranks.process_group(device, needed=experiment.parallel == "fsdp"):
+        first = ranks.rank() == 0
+        logging.basicConfig(
+            level=logging.INFO if first else logging.ERROR,
+            format="%(message)s",
+            handlers=[RichHandler(console=CONSOLE, show_path=False)],
+        )
+        folder = ranks.shared(
+            run or Path(experiment.out) / f"{experiment.name}_{time.strftime('%Y%m%d_%H%M%S')}"
+        )
+        if first:
+            write_config(experiment, folder)
+        recipe = recipe_class(experiment.kind)(experiment, device)
+        trainer = Trainer(recipe, experiment, folder, device)
+        log.info(
+            "%s: from %d to %d samples on %d x %s",
+            folder,
+            trainer.samples,
+            experiment.samples,
+            ranks.count(),
+            device,
+        )
+        trainer.run()
+        if first:
+            print(f"run written to {folder}; see {folder / 'report.md'}")
 
-    folder = Path(config.out) / f"{config.name}_{time.strftime('%Y%m%d_%H%M%S')}"
-    trainer = StudentTrainer(config, folder)
-    ladder = trainer.ladder(trainer.constant_map(64))
-    result = {**trainer.run(), "constant_map": ladder}
-    (folder / "result.json").write_text(json.dumps(result, indent=1))
-    Console().print_json(data=result)
-    print(f"run written to {folder}")
 
-
-KINDS = {"student": run_student}
+def write_config(experiment: Experiment, folder: Path) -> None:
+    """``config.yaml``; what a continued run does otherwise than before is said."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, text = folder / "config.yaml", dump(experiment)
+    if file.is_file():
+        before, now = (set(content.splitlines()) for content in (file.read_text(), text))
+        if before != now:
+            log.warning("settings change: %s -> %s", sorted(before - now), sorted(now - before))
+    file.write_text(text)
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m training.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("experiment", help="name in config/experiments/, or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. batch=8 optimiser.lr=1e-3")
     parser.add_argument(
+        "--run",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of the run; goes on from the checkpoint that it holds",
+    )
+    parser.add_argument(
         "--print-config", action="store_true", help="print the resolved configuration and stop"
     )
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(
-        level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))]
-    )
+    arguments = parser.parse_intermixed_args(argv)
     try:
-        kind = read_yaml(experiment_path(arguments.experiment)).get("kind")
-        if kind not in KINDS:
-            raise ConfigError(
-                f"experiment {arguments.experiment} has kind {kind!r}; known kinds: {', '.join(KINDS)}"
-            )
-        KINDS[kind](arguments)
+        path = experiment_path(arguments.experiment)
+        kind = experiment_class(read_yaml(path).get("kind"), path)
+        experiment = load_experiment(kind, arguments.experiment, arguments.overrides)
+        if arguments.print_config:
+            print(dump(experiment), end="")
+            return 0
+        from .loop.trainer import Stopped
+
+        try:
+            train(experiment, arguments.run)
+        except Stopped as stopped:
+            print(stopped, file=sys.stderr)
+            return RESUMABLE
     except LidargenError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -11,12 +11,15 @@ torch = pytest.importorskip("torch")
 
 from lidargen_ros.sensors import load_sensor  # noqa: E402
 from training.config import load_experiment  # noqa: E402
+from training.loop.trainer import Trainer  # noqa: E402
+from training.recipe import Position  # noqa: E402
 from training.student.config import StudentExperiment  # noqa: E402
-from training.student.loop import StudentTrainer, make_stream  # noqa: E402
 from training.student.pieces import load_student, write_pieces  # noqa: E402
+from training.student.recipe import StudentRecipe, make_stream  # noqa: E402
 
 OVERRIDES = [
-    "batch=4", "data.bank=2", "data.tile=[44, 80]", "compile=false", "samples=8", "eval_scenes=4", "precision=fp32", "device=cpu",
+    "batch=4", "data.bank=2", "data.tile=[44, 80]", "compile=false", "samples=8", "eval_scenes=4", "precision=tf32", "device=cpu",
+    "tensorboard=true", "log_every=4",
     "model={full: 8, fine: 8, patch: 16, mid: 16, coarse: 16, head_width: 8}", "optimiser.warmup_samples=4",
 ]  # fmt: skip
 
@@ -28,25 +31,44 @@ def trainer(tmp_path_factory):
     small = replace(
         sensor, elevations_deg=sensor.elevations_deg[::4], azimuth_offsets_deg=np.zeros(32), columns=72
     )
-    stream = make_stream(config, torch.device("cpu"), small)
-    return StudentTrainer(config, tmp_path_factory.mktemp("run"), stream=stream)
+    cpu = torch.device("cpu")
+    recipe = StudentRecipe(config, cpu, make_stream(config, cpu, small))
+    recipe.baseline_scenes = 4
+    return Trainer(recipe, config, tmp_path_factory.mktemp("run"), cpu)
 
 
 def test_a_run_writes_weights_curve_and_numbers(trainer, tmp_path):
     result = trainer.run()
-    assert result["samples"] >= 8
+    assert result["samples"] == 8
     assert 0 < result["model"]["return_accuracy"] <= 1
+    assert 0 < result["ladder"]["constant_map"]["return_accuracy"] <= 1
     assert (trainer.folder / "student.safetensors").is_file()
-    json.loads((trainer.folder / "curve.json").read_text())
-    write_pieces(trainer.ema.model, trainer.config.model, tmp_path)
-    assert load_student(tmp_path).config == trainer.config.model
+    assert len(list((trainer.folder / "pictures").glob("000000008_*.jpg"))) == 2
+    assert list((trainer.folder / "tensorboard").iterdir())
+    rows = [json.loads(line) for line in (trainer.folder / "curve.jsonl").read_text().splitlines()]
+    assert [row["samples"] for row in rows] == [4, 8, 8]
+    with trainer.averaged() as student:
+        write_pieces(student, trainer.experiment.model, tmp_path)
+    assert load_student(tmp_path).config == trainer.experiment.model
+
+
+def test_a_sample_is_the_same_in_any_batch(trainer):
+    """Exact on the scenes of the CPU: scene, rig, missing camera, noise and its level depend on the sample's number alone."""
+    recipe = trainer.recipe
+    whole, first, second = recipe.batch(20, 4), recipe.batch(20, 2), recipe.batch(22, 2)
+    for name in ("clean", "noisy", "level", "regression"):
+        parts = torch.cat([getattr(first, name), getattr(second, name)])
+        torch.testing.assert_close(getattr(whole, name), parts, rtol=1e-5, atol=1e-5)
+    pixels = torch.cat([first.scenes.pixels, second.scenes.pixels])
+    torch.testing.assert_close(whole.scenes.pixels, pixels, rtol=1e-5, atol=1e-5)
+    assert int((~whole.regression).sum()) == 1
 
 
 def test_one_batch_can_be_learnt(trainer):
-    fixed = trainer.seeds()
-    trainer.seeds = lambda: fixed
-    for group in trainer.optimiser.param_groups:
-        group["lr"] = 5e-3
-    torch.manual_seed(0)
-    losses = [float(trainer.step()["loss"]) for _ in range(12)]
+    batch = trainer.recipe.batch(40, 4)
+    trainer.recipe.learning_rate = lambda at: 5e-3
+    trainer.unread.clear()
+    for step in range(12):
+        trainer.one_step(batch, Position(step, 40, 0.0))
+    losses = [float(terms["loss"]) for _, terms in trainer.unread]
     assert np.mean(losses[-3:]) < 0.8 * np.mean(losses[:2])

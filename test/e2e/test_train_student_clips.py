@@ -9,8 +9,10 @@ pytest.importorskip("av")
 from toy_clips import write_clips  # noqa: E402
 
 from training.config import load_experiment  # noqa: E402
+from training.loop.trainer import Trainer  # noqa: E402
+from training.report import read_curve  # noqa: E402
 from training.student.config import StudentExperiment  # noqa: E402
-from training.student.loop import StudentTrainer  # noqa: E402
+from training.student.recipe import StudentRecipe  # noqa: E402
 
 
 def test_one_clip_is_learnt(tmp_path):
@@ -20,14 +22,15 @@ def test_one_clip_is_learnt(tmp_path):
         f"data.clips={clips}", "data.val_split=train", "data.sensor=clips", "data.tile=[48, 80]", "batch=2", "samples=100",
         "model={full: 8, fine: 8, patch: 16, mid: 16, coarse: 16, head_width: 8}", "optimiser.warmup_samples=8",
         "optimiser.lr=6e-3", "data.drop_camera=0", "flow_share=0", "eval_scenes=2", "compile=false", "precision=fp32",
-        "device=cpu", f"data.cache={tmp_path / 'aligned'}",
+        "device=cpu", "log_every=2", "keep=0", "tensorboard=false", f"data.cache={tmp_path / 'aligned'}",
     ]  # fmt: skip
-    trainer = StudentTrainer(load_experiment(StudentExperiment, "student_nano", overrides), tmp_path / "run")
-    assert trainer.stream.sensor.shape == (16, 144)
-    errors = []
-    for _ in range(50):
-        for group in trainer.optimiser.param_groups:
-            group["lr"] = trainer.config.optimiser.lr * min(1.0, (trainer.samples + 2) / 8)
-        errors.append(float(trainer.step()["range_log"]))
+    experiment = load_experiment(StudentExperiment, "student_nano", overrides)
+    cpu = torch.device("cpu")
+    recipe = StudentRecipe(experiment, cpu)
+    assert recipe.stream.sensor.shape == (16, 144)
+    assert recipe.names(0, 1)[0].startswith("clip ")
+    result = Trainer(recipe, experiment, tmp_path / "run", cpu).run()
+    errors = [row["range_log"] for row in read_curve(tmp_path / "run") if "range_log" in row]
+    assert len(errors) == 50
     assert np.mean(errors[-5:]) < 0.5 * np.mean(errors[:3])
-    assert trainer.evaluate()["mae_m"] > 0
+    assert result["model"]["mae_m"] > 0

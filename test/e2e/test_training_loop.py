@@ -79,7 +79,7 @@ def test_a_run_leaves_what_it_promises(whole):
 def test_killed_at_any_touch_of_the_disk_and_resumed(whole, tmp_path):
     """Each start is killed at a random moment after the last save, which often is the middle of the next one."""
     chance, kills = random.Random(0), 0
-    while (codes := finish(start(tmp_path, kill_at=chance.randrange(10, 75)))) != [0]:
+    while (codes := finish(start(tmp_path, kill_at=chance.randrange(10, 40)))) != [0]:
         assert codes == [-signal.SIGKILL]
         kills += 1
         assert kills < 30

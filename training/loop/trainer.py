@@ -133,6 +133,7 @@ class Trainer:
                 torch.cuda.synchronize()
             self.clock = time.perf_counter()
             self.restart_pace()
+            log.info("first step done after %.0f s", self.clock - self.started)
 
     def after_step(self) -> None:
         e = self.experiment
@@ -192,9 +193,15 @@ class Trainer:
         """The pace in the curve is that of training, without validations and saves."""
         self.read_at, self.last_read = self.samples, time.perf_counter()
 
-    def with_averages(self, function: Callable[[nn.Module], T]) -> T:
+    @contextlib.contextmanager
+    def averaged(self) -> Iterator[nn.Module]:
+        """The model with averaged weights, ready to be used; sharded weights only through ``root``."""
         self.model.eval()
         with self.averages.swapped(self.model), torch.no_grad(), self.autocast():
+            yield self.model
+
+    def with_averages(self, function: Callable[[nn.Module], T]) -> T:
+        with self.averaged():
             return self.root(function)
 
     def evaluate_and_log(self) -> dict[str, float]:

@@ -7,8 +7,11 @@ the decoding of videos take seconds per frame at full size; with a cache folder 
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lidargen_ros.cameras.align import align, atlas
+from lidargen_ros.cameras.rig import Rig
 from lidargen_ros.errors import ConfigError, DataError
 from lidargen_ros.models.student import COLUMN_MULTIPLE, ROW_MULTIPLE
 from lidargen_ros.models.student_graphs import look_up
@@ -23,7 +27,7 @@ from lidargen_ros.projection import downsample, points_to_range_map, range_map_t
 from lidargen_ros.sensors import Sensor
 
 from ..data.cache import TensorCache
-from ..data.dataset import ClipFrame, Failure, FrameDataset
+from ..data.dataset import ClipFrame, Clips, Failure, FrameDataset
 from ..data.order import Shuffled
 from ..data.splits import OF_CLIPS, open_splits, sensor_of
 from ..scenes.seeds import EVALUATION_SEEDS
@@ -36,16 +40,32 @@ log = logging.getLogger(__name__)
 _SAME_BEAMS_DEG = 0.1  # a calibrated beam table against the nominal one of its sensor
 
 
-def clip_stream(data: Data, seed: int, device: torch.device) -> ClipStream:
-    """The stream that ``data.clips=FOLDER`` asks for."""
+def clip_stream(
+    data: Data, seed: int, device: torch.device, teach: Callable[[FrameDataset], Frames] | None = None
+) -> ClipStream:
+    """The stream that ``data.clips=FOLDER`` asks for; ``teach`` changes the frames that are trained on."""
     training, validation = open_splits(data)
     sensor = sensor_of(data.sensor, training)
     if data.sensor == OF_CLIPS:
         sensor = sensor.with_columns(sensor.columns - sensor.columns % COLUMN_MULTIPLE)
     return ClipStream(
-        training, validation, sensor, tile=data.tile, hypotheses=data.hypotheses, lidar_height=data.lidar_height_m,
+        teach(training) if teach else training, validation, sensor, tile=data.tile, hypotheses=data.hypotheses, lidar_height=data.lidar_height_m,
         drop=data.drop_camera, first_seed=data.first_seed, seed=seed, cache=data.cache, device=device,
     )  # fmt: skip
+
+
+class Frames(Protocol):
+    """A :class:`FrameDataset`, or one with other sweeps than the measured ones.
+
+    ``source`` tells the sweeps of one from those of another, by a name that a folder can have.
+    """
+
+    clips: Clips
+    items: list[tuple[str, str]]
+    source: str
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int) -> ClipFrame | Failure: ...
 
 
 class ClipStream:
@@ -57,6 +77,7 @@ class ClipStream:
         sensor: grid of the student; clips of a finer LiDAR are brought onto it.
         drop: probability that one camera of a training frame is missing.
         first_seed: seed of training sample 0.
+        cache: folder that keeps aligned frames, apart for settings that differ.
 
     Raises:
         ConfigError: the sensor does not suit the network or the clips. DataError: no clip can be read.
@@ -64,7 +85,7 @@ class ClipStream:
 
     def __init__(
         self,
-        training: FrameDataset,
+        training: Frames,
         validation: FrameDataset,
         sensor: Sensor,
         *,
@@ -86,7 +107,11 @@ class ClipStream:
         self.tile, self.hypotheses, self.lidar_height = tile, hypotheses, lidar_height
         self.drop, self.first_seed, self.device = drop, first_seed, torch.device(device)
         self._order, self._shown = Shuffled(len(training), seed), Shuffled(len(validation))
-        self._cache = TensorCache(Path(cache) if cache else None)
+        settings = repr((tile, hypotheses, lidar_height, sensor.to_dict(), training.clips.cameras))
+        folder = Path(cache) / hashlib.sha256(settings.encode()).hexdigest()[:16] if cache else None
+        self._caches = {
+            frames.source: TensorCache(folder and folder / frames.source) for frames in (training, validation)
+        }
 
     @torch.no_grad()
     def __call__(self, seeds: Tensor, *, exact_only: bool = False, noise: bool = True) -> Batch:
@@ -100,14 +125,35 @@ class ClipStream:
         )
         return Batch(pixels, rays, Target(ranges, intensity), seen)
 
-    def _item(self, seed: int, exact_only: bool) -> tuple[Tensor, ...] | None:
+    def before(self, seed: int) -> NDArray | None:
+        """True range map, on the student's grid, of the frame before that of a validation seed."""
+        index = self._shown[seed - EVALUATION_SEEDS.start]
+        range_map = self.validation.range_map_before(index)
+        clip = self.validation.items[index][0]
+        sensor = self.validation.clips.reader(clip).sensor
+        return None if range_map is None else on_grid(range_map, None, sensor, self.sensor)[0]
+
+    @property
+    def rig(self) -> Rig:
+        """The cameras at the first training frame, for the bundle that a run becomes."""
+        clip, frame = self.training.items[0]
+        return self.training.clips.reader(clip).rig(frame)
+
+    def name(self, seed: int) -> str:
+        data, index = self._at(seed)
+        clip, frame = data.items[index]
+        return f"clip {clip}, frame {frame}"
+
+    def _at(self, seed: int) -> tuple[Frames, int]:
         if seed in EVALUATION_SEEDS:
-            data, index = self.validation, self._shown[seed - EVALUATION_SEEDS.start]
-        else:
-            data, index = self.training, self._order[seed - self.first_seed]
+            return self.validation, self._shown[seed - EVALUATION_SEEDS.start]
+        return self.training, self._order[seed - self.first_seed]
+
+    def _item(self, seed: int, exact_only: bool) -> tuple[Tensor, ...] | None:
+        data, index = self._at(seed)
         clip, frame = data.items[index]
         try:
-            found = self._cache(f"{clip}_{frame}", lambda: self._made(data[index]))
+            found = self._caches[data.source](f"{clip}_{frame}", lambda: self._made(data[index]))
         except DataError as error:
             log.warning("frame left out: clip %s, frame %s: %s", clip, frame, error)
             return None

@@ -10,6 +10,7 @@ from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES
 from lidargen_ros.models.student import StudentConfig
 
 from ..data.splits import ClipData
+from ..recipe import Experiment
 from .objective import LossWeights
 
 
@@ -43,25 +44,16 @@ class Optimiser:
     ema: float = 0.999  # per step, after a warm-up
 
 
-@dataclass(frozen=True)
-class StudentExperiment:
+@dataclass(frozen=True, kw_only=True)
+class StudentExperiment(Experiment):
     kind: Literal["student"]
-    name: str
     model: StudentConfig = field(default_factory=StudentConfig)
     data: Data = field(default_factory=Data)
     loss: LossWeights = field(default_factory=LossWeights)
     optimiser: Optimiser = field(default_factory=Optimiser)
-    batch: int = 32
-    flow_share: float = 0.25  # of a batch; the rest asks for the best estimate
-    samples: int = 300_000
-    max_seconds: float | None = None  # the schedule then ends at whichever comes first
-    eval_every: int = 50_000  # samples
+    flow_share: float = 0.25  # of the samples; the others ask for the best estimate
     eval_scenes: int = 64
-    save_every: int = 20_000  # samples
-    keep: int = 3
-    seed: int = 0
-    device: str = "auto"
     compile: bool = True
-    precision: Literal["bf16", "fp32"] = "bf16"
-    out: str = "runs"
+    teacher: str | None = None  # checkpoint of the published family whose samples are the targets; needs data.clips
+    teacher_steps: int = 35
     start_from: str | None = None  # weights (safetensors) to continue from, with a fresh optimiser

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a student is asked for: the best estimate in one step, and the denoising of a noisy sweep, in one batch.
 
-The first part of a batch gets no noisy sweep (x = 0, t = 1) and an L1 loss, whose optimum is the median: that is the one-step
-answer (end-to-end fine-tuning with the task's loss; Garcia et al. 2024, arXiv 2409.11355). The rest gets
+Most items of a batch get no noisy sweep (x = 0, t = 1) and an L1 loss, whose optimum is the median: that is the one-step
+answer (end-to-end fine-tuning with the task's loss; Garcia et al. 2024, arXiv 2409.11355). The others get
 ``x_t = (1 - t) x_0 + t e`` and an L2 loss, whose optimum is the posterior mean that a sampler needs (Liu et al. 2022,
 arXiv 2209.03003). Ranges are compared only where the true ray returned.
 """
@@ -10,6 +10,7 @@ arXiv 2209.03003). Ranges are compared only where the true ray returned.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,44 +53,57 @@ def clean_sweep(target: Target, min_range: float, max_range: float) -> Tensor:
     return torch.stack([code, target.returned.to(code.dtype) * 2 - 1], 1)
 
 
-def noisy_sweep(
-    clean: Tensor, regression: int, generator: torch.Generator | None = None
-) -> tuple[Tensor, Tensor]:
-    """``(x_t, t)``: the first ``regression`` items get x = 0 at t = 1, the others noise at a random level."""
-    b = len(clean)
-    t = torch.rand(b, device=clean.device, generator=generator).clamp_min(1e-3)
-    t[:regression] = 1.0
-    noise = torch.randn(clean.shape, device=clean.device, generator=generator)
-    noise[:regression] = 0.0
+def noisy_sweep(clean: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """``x_t [B, 2, R, C]`` at levels ``t [B]``; level 1 with noise 0 asks for the best estimate."""
     weight = t[:, None, None, None]
-    return (1 - weight) * clean + weight * noise, t
+    return (1 - weight) * clean + weight * noise
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Rays that the loss terms are means over; over several ranks their average, so that 1 and N ranks mean the same."""
+
+    returned: Tensor
+    near: Tensor  # returned, in items that ask for the best estimate
+    asked: Tensor  # items that ask for the best estimate
+    drawn: Tensor  # the other items
+
+    @classmethod
+    def of(cls, target: Target, regression: Tensor, average: Callable[[Tensor], Tensor]) -> Counts:
+        per_item = target.returned.sum((1, 2)).float()
+        asks = regression.float()
+        counts = torch.stack([per_item.sum(), (per_item * asks).sum(), asks.sum(), (1 - asks).sum()])
+        return cls(*average(counts).clamp_min(1).unbind())
 
 
 def loss_terms(
-    estimate: Estimate, clean: Tensor, target: Target, regression: int, limits: tuple[float, float]
+    estimate: Estimate,
+    clean: Tensor,
+    target: Target,
+    regression: Tensor,
+    counts: Counts,
+    limits: tuple[float, float],
 ) -> dict[str, Tensor]:
-    """Means over the rays concerned, unweighted; ``range_log`` reads as a relative error."""
-    returned = target.returned
+    """Means over the rays concerned, unweighted; ``range_log`` reads as a relative error.
+
+    Args:
+        regression: ``[B]`` bool, items that ask for the best estimate; the others are denoised.
+    """
+    asks = regression[:, None, None].float()
+    returned = target.returned.float()
+    near, rays = returned * asks, clean[0, 0].numel()
     scale = 0.5 * math.log(limits[1] / limits[0])
     error = (estimate.code - clean[:, 0]) * scale  # difference of log ranges
-    near = returned[:regression]
-    count = near.sum().clamp_min(1)
-    metres = (
-        limits[0] * torch.exp((estimate.code[:regression].clamp(-1.2, 1.2) + 1) * scale)
-        - target.range_m[:regression]
-    )
-    terms = {
-        "range_log": (error[:regression].abs() * near).sum() / count,
-        "range_metres": (metres.abs() * near).sum() / count,
-        "returns": F.binary_cross_entropy_with_logits(estimate.logit[:regression], near.float()),
-        "intensity": ((estimate.intensity - target.intensity).abs() * returned).sum()
-        / returned.sum().clamp_min(1),
+    metres = limits[0] * torch.exp((estimate.code.clamp(-1.2, 1.2) + 1) * scale) - target.range_m
+    sign = F.binary_cross_entropy_with_logits(estimate.logit, returned, reduction="none")
+    flow = 4 * (error / scale) ** 2 * (0.25 + 0.75 * returned) + 0.5 * sign
+    return {
+        "range_log": (error.abs() * near).sum() / counts.near,
+        "range_metres": (metres.abs() * near).sum() / counts.near,
+        "returns": (sign * asks).sum() / (counts.asked * rays),
+        "intensity": ((estimate.intensity - target.intensity).abs() * returned).sum() / counts.returned,
+        "flow": (flow * (1 - asks)).sum() / (counts.drawn * rays),
     }
-    if regression < len(clean):
-        flow = (error[regression:] / scale) ** 2 * (0.25 + 0.75 * returned[regression:])
-        sign = F.binary_cross_entropy_with_logits(estimate.logit[regression:], returned[regression:].float())
-        terms["flow"] = 4 * flow.mean() + 0.5 * sign
-    return terms
 
 
 def total(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:

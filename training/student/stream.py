@@ -11,11 +11,13 @@ from torch import Tensor
 from lidargen_ros.models.student_graphs import look_up
 from lidargen_ros.sensors import Sensor
 
+from ..scenes.hashing import uniforms
 from ..scenes.render import Ego, Worlds, make_worlds, render_cameras, render_lidar, sample_ego
 from .objective import Target
 from .rigs import Bank
 
 AHEAD = 8
+_RIG_DRAWS = 1 << 40  # keeps draws of rigs apart from those of the worlds, which no seed of a world reaches
 
 
 @dataclass
@@ -35,55 +37,60 @@ class SceneStream:
         sensor: of entry 0; range limits hold for all entries.
         exact: share of scenes that use the exact base rig (entry 0); the others draw from the bank.
         drop: probability that one camera of a scene is missing.
+        stride: from the first seed of a training batch to that of the next; None: they follow one another.
     """
 
-    def __init__(self, bank: Bank, sensor: Sensor, *, exact: float = 0.5, drop: float = 0.05) -> None:
-        self.bank, self.sensor, self.exact, self.drop = bank, sensor, exact, drop
+    def __init__(
+        self, bank: Bank, sensor: Sensor, *, exact: float = 0.5, drop: float = 0.05, stride: int | None = None
+    ) -> None:
+        self.bank, self.sensor, self.exact, self.drop, self.stride = bank, sensor, exact, drop, stride
         self._worlds: Worlds | None = None
-        self._first = 0
+        self._first, self._step = 0, 1
 
     @property
     def device(self) -> torch.device:
         return self.bank.grid.device
 
+    def name(self, seed: int) -> str:
+        return f"scene {seed}"
+
     @torch.no_grad()
     def __call__(self, seeds: Tensor, *, exact_only: bool = False, noise: bool = True) -> Batch:
         seeds = seeds.to(self.device)
-        generator = torch.Generator().manual_seed(int(seeds[0].item()) & 0x7FFFFFFF)
-        entries = self._entries(len(seeds), generator, exact_only)
-        worlds = self._make_worlds(seeds)
+        draws = uniforms(seeds + _RIG_DRAWS, 4)
+        entries = self._entries(draws, exact_only)
+        worlds = self._make_worlds(seeds, None if exact_only else self.stride)
         ego = sample_ego(worlds, seeds)
         images = self._cameras(worlds, ego, entries, noise)
         b, v, h, w, _ = images.shape
         lidar = self._lidar(worlds, ego, entries, noise)
         mask = self.bank.mask[entries]
         if not exact_only and self.drop:
-            gone = torch.where(
-                torch.rand(b, generator=generator) < self.drop,
-                torch.randint(v, (b,), generator=generator),
-                -2,
-            )
-            mask = mask * (self.bank.view[entries] != gone.to(self.device)[:, None, None, None])
+            gone = torch.where(draws[:, 2] < self.drop, (draws[:, 3] * v).long(), -2)
+            mask = mask * (self.bank.view[entries] != gone[:, None, None, None])
         pixels = look_up(images.reshape(b, v * h, w, 3), self.bank.grid[entries], mask)
         return Batch(
             pixels, self.bank.rays[entries], Target(lidar["range"], lidar["intensity"]), mask[:, -1] > 0
         )
 
-    def _make_worlds(self, seeds: Tensor) -> Worlds:
-        """Worlds of consecutive seeds are made ``AHEAD`` batches at a time: hundreds take as long as a few."""
+    def _make_worlds(self, seeds: Tensor, stride: int | None) -> Worlds:
+        """Worlds of this batch and the next, ``AHEAD`` batches at a time: hundreds take as long as a few."""
         b, first = len(seeds), int(seeds[0])
-        if not torch.equal(seeds, torch.arange(first, first + b, device=seeds.device)):
+        numbers = torch.arange(b, device=seeds.device)
+        if not torch.equal(seeds, first + numbers):
             return make_worlds(seeds)
+        step = b if stride is None else stride
+        turn, rest = divmod(first - self._first, step)
         ready = self._worlds
-        if ready is None or not self._first <= first <= self._first + len(ready) - b:
-            self._first = first
-            ready = self._worlds = make_worlds(torch.arange(first, first + AHEAD * b, device=self.device))
-        return ready[first - self._first : first - self._first + b]
+        if ready is None or step != self._step or len(ready) != AHEAD * b or rest or not 0 <= turn < AHEAD:
+            self._first, self._step, turn = first, step, 0
+            starts = first + step * torch.arange(AHEAD, device=seeds.device)
+            ready = self._worlds = make_worlds((starts[:, None] + numbers).flatten())
+        return ready[turn * b : (turn + 1) * b]
 
-    def _entries(self, count: int, generator: torch.Generator, exact_only: bool) -> Tensor:
-        drawn = torch.randint(len(self.bank), (count,), generator=generator)
-        exact = torch.rand(count, generator=generator) < self.exact
-        return torch.where(exact | exact_only, 0, drawn).to(self.device)
+    def _entries(self, draws: Tensor, exact_only: bool) -> Tensor:
+        drawn = (draws[:, 1] * len(self.bank)).long()
+        return torch.where((draws[:, 0] < self.exact) | exact_only, 0, drawn)
 
     def _cameras(self, worlds, ego: Ego, entries: Tensor, noise: bool) -> Tensor:
         return render_cameras(
