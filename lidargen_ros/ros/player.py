@@ -96,7 +96,7 @@ class Player:
         return found
 
     def wait_for_node(self, subscribers: int, timeout_s: float, stop: threading.Event) -> None:
-        """Until the node is active and has that many subscribers on ``points``, or ``stop``.
+        """Until the node is active, has that many subscribers on ``points`` and sees all on its topics, or ``stop``.
 
         Raises:
             ConfigError: not within the time; says what was missing.
@@ -109,6 +109,8 @@ class Player:
                 known
                 and known["state"] == "active"
                 and known["subscribers"].get("points", 0) >= subscribers
+                # Endpoints of one process are discovered one by one: those of the recorder are all seen by the node.
+                and all(n >= self.node.count_subscribers(t) for t, n in known["subscribers"].items())
                 and all(p.get_subscription_count() for p in images)
             ):
                 return
