@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from .evaluate_sources import SweepPairs
 
-COLUMNS = {
+ROWS = {
     "frames": ("frames", "d"),
     "MAE m": ("mae_m", ".3f"),
     "AbsRel": ("abs_rel", ".4f"),
@@ -23,7 +23,7 @@ COLUMNS = {
     "√JSD": ("birds_eye.jsd_square_root", ".4f"),
     "bleeding": ("edge_bleeding_rate.generated", ".4f"),
 }
-"""Columns of the printed table: title -> (place in the report, format)."""
+"""Rows of the printed table: title -> (place in the report, format)."""
 
 
 def evaluate(
@@ -111,18 +111,18 @@ def _of_sequences(found: "SweepPairs", chamfer_queries: int | None) -> dict[str,
 
 
 def ladder_table(report: dict[str, Any], name: str = "generated") -> Any:
-    """``rich`` table: one line per predictor, the model last."""
+    """``rich`` table: one column per predictor, the model last."""
     from rich.table import Table
 
     table = Table(
         title=f"{report['frames']} sweeps, ranges in {report['window_m'][0]:g} to {report['window_m'][1]:g} m"
     )
     table.add_column("")
-    for title in COLUMNS:
-        table.add_column(title, justify="right")
-    for line, entries in [*report["ladder"].items(), (name, report)]:
-        cells = [_cell(entries, place, form) for place, form in COLUMNS.values()]
-        table.add_row(line, *cells, style="bold" if entries is report else "")
+    predictors = {**report["ladder"], name: report}
+    for title, entries in predictors.items():
+        table.add_column(title, justify="right", style="bold" if entries is report else "", overflow="fold")
+    for title, (place, form) in ROWS.items():
+        table.add_row(title, *(_cell(entries, place, form) for entries in predictors.values()))
     return table
 
 

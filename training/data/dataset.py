@@ -115,6 +115,8 @@ class Clips:
 class FrameDataset(Dataset):
     """Every frame of every clip, in order, as :class:`ClipFrame` (or :class:`Failure`)."""
 
+    source = "measured"
+
     def __init__(
         self,
         root: str | Path,

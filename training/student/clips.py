@@ -49,8 +49,9 @@ def clip_stream(
     if data.sensor == OF_CLIPS:
         sensor = sensor.with_columns(sensor.columns - sensor.columns % COLUMN_MULTIPLE)
     return ClipStream(
-        teach(training) if teach else training, validation, sensor, tile=data.tile, hypotheses=data.hypotheses, lidar_height=data.lidar_height_m,
-        drop=data.drop_camera, first_seed=data.first_seed, seed=seed, cache=data.cache, device=device,
+        teach(training) if teach else training, validation, sensor, tile=data.tile, hypotheses=data.hypotheses,
+        lidar_height=data.lidar_height_m, drop=data.drop_camera, first_seed=data.first_seed, seed=seed,
+        cache=data.cache, device=device,
     )  # fmt: skip
 
 
