@@ -32,6 +32,7 @@ from . import qos
 from .messages import stamp_ns
 
 CLOCK_HZ = 40
+_STRAGGLERS_S = 5.0
 PATIENCE_S = 10.0
 """A frame without an answer for this long counts as dropped by the node."""
 
@@ -96,12 +97,13 @@ class Player:
         return found
 
     def wait_for_node(self, subscribers: int, timeout_s: float, stop: threading.Event) -> None:
-        """Until the node is active, has that many subscribers on ``points`` and sees all on its topics, or ``stop``.
+        """Until the node is active and has that many subscribers on ``points``, or ``stop``; a little longer for those
+        of its other topics.
 
         Raises:
             ConfigError: not within the time; says what was missing.
         """
-        deadline, known = time.monotonic() + timeout_s, None
+        deadline, known, ready_since = time.monotonic() + timeout_s, None, 0.0
         while time.monotonic() < deadline and not stop.is_set():
             known = self.statistics(0.5)
             images = [p for t, p in self._out.items() if t.startswith(self._reference)]
@@ -109,11 +111,14 @@ class Player:
                 known
                 and known["state"] == "active"
                 and known["subscribers"].get("points", 0) >= subscribers
-                # Endpoints of one process are discovered one by one: those of the recorder are all seen by the node.
-                and all(n >= self.node.count_subscribers(t) for t, n in known["subscribers"].items())
                 and all(p.get_subscription_count() for p in images)
             ):
-                return
+                ready_since = ready_since or time.monotonic()
+                # The endpoints of a process are discovered one by one; one whose QoS does not fit never is.
+                if time.monotonic() - ready_since > _STRAGGLERS_S or all(
+                    n >= self.node.count_subscribers(t) for t, n in known["subscribers"].items()
+                ):
+                    return
             self._spin(0.1)
         if stop.is_set():
             return
