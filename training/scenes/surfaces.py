@@ -233,7 +233,9 @@ def object_surface(
     opening = flag(fits & (fu < half) & (fv > sill) & (fv < lintel))
     pane = flag((fu > 0.02) & (fu < half - 0.025) & (fv > sill + 0.025) & (fv < lintel - 0.025))
     lot = cell(column, floor, key + 4)
-    blind = flag(lot < 0.08)
+    # Offices show bare glass, homes have drawn curtains and shutters: a share of the panes, by building.
+    blind = flag(lot < 0.1 + 0.7 * fract(seed * 41.0))
+    drawn = 0.08 + 0.6 * fract(lot * 57.0)
     window = opening * pane * (1.0 - blind)
     mortar = _line(fract(r / 0.075) * 0.075 - 0.0375, 0.012, blur) * flag(masonry)
     plinth = 0.3 * flag(building & (up < 0.7))
@@ -247,7 +249,7 @@ def object_surface(
     shade = shade * torch.where(building & top, 0.4, 1.0)
     plain = opening * (1.0 - pane)
     colour = tuple(c * shade + (0.45 - c * shade) * (0.35 * mortar) for c in base)
-    colour = tuple(c + (0.7 - c) * plain - 0.6 * c * opening * pane * blind for c in colour)
+    colour = tuple(c + (0.7 - c) * plain + (drawn - c) * opening * pane * blind for c in colour)
 
     # Vehicles: dark sills, wheels as discs, lamps and plates at the ends; windows all round the cabin.
     body, cabin, cargo = material == w.BODY, material == w.CABIN, material == w.CARGO
