@@ -26,13 +26,16 @@ class Reporter:
         self._texts: dict[str, tuple[float, str]] = {}
         self._lock = threading.Lock()
 
+    # Each level has a line of its own: rclpy refuses another severity from a line that has logged before.
     def warning(self, key: str, text: str) -> None:
         """Something to look after; the node goes on."""
-        self._say(self._logger.warning, key, text)
+        if said := self._due(key, text):
+            self._logger.warning(said)
 
     def error(self, key: str, text: str) -> None:
         """Something that costs output."""
-        self._say(self._logger.error, key, text)
+        if said := self._due(key, text):
+            self._logger.error(said)
 
     def recent(self) -> list[str]:
         """What was reported within the last :data:`RECENT_S` seconds, newest text per key."""
@@ -40,13 +43,14 @@ class Reporter:
         with self._lock:
             return [text for when, text in self._texts.values() if now - when <= RECENT_S]
 
-    def _say(self, log: Callable[[str], Any], key: str, text: str) -> None:
+    def _due(self, key: str, text: str) -> str:
+        """What to log now; empty while the key has been said lately."""
         now = self._clock()
         with self._lock:
             self._texts[key] = (now, text)
             if now - self._said.get(key, -1e9) < self._period_s:
                 self._held[key] = self._held.get(key, 0) + 1
-                return
+                return ""
             self._said[key] = now
             held = self._held.pop(key, 0)
-        log(f"{text} ({held} more like it since the last message)" if held else text)
+        return f"{text} ({held} more like it since the last message)" if held else text
