@@ -166,21 +166,28 @@ class Health:
 
     def _breaking(self, now: dict[str, Any], offsets: Mapping[str, float | None], s: Settings) -> list[str]:
         """Cameras that lately left too many sets incomplete."""
-        before = self._last or {"frames_in": 0, "sets_missing": {}}
-        frames = now["frames_in"] - before["frames_in"]
+        before = self._last or {"sets": 0, "dropped": 0, "sets_missing": {}}
+        # Frames are decided in bursts: those that wait are not counted yet.
+        decided = now["sets"] - before["sets"] + now["dropped"] - before["dropped"]
+        reference = next(iter(now["cameras"].values()))
         said = []
         for name, count in now["sets_missing"].items():
             missed = count - before["sets_missing"].get(name, 0)
-            if frames < 1 or missed / frames <= s.incomplete_warn:
+            if missed <= s.incomplete_warn * decided:
                 continue
-            gap = offsets.get(name)
+            gap, rate = offsets.get(name), now["cameras"][name]["rate_hz"]
             if gap is not None and abs(gap) > s.sync_tolerance * 1e3:
                 said.append(
                     f"{name} breaks sets: its stamps are {gap:+.0f} ms off, tolerance is "
                     f"{s.sync_tolerance * 1e3:.0f} ms; correct its clock or raise sync_tolerance"
                 )
+            elif rate < 0.8 * reference["rate_hz"]:
+                said.append(
+                    f"{name} breaks sets: {missed} of {decided} lack its image; it comes at {rate:.1f} Hz, the first "
+                    f"camera at {reference['rate_hz']:.1f} Hz; set both to one rate"
+                )
             else:
-                said.append(f"{name} breaks sets: {missed} of {frames} lack its image; {REMEDY_TRANSPORT}")
+                said.append(f"{name} breaks sets: {missed} of {decided} lack its image; {REMEDY_TRANSPORT}")
         return said
 
     def _drops(self, now: dict[str, Any], s: Settings) -> Status:
