@@ -34,3 +34,14 @@ def golden() -> Callable[[str], Path]:
         pytest.skip(f"golden file {name} is not in {' or '.join(map(str, folders))} (set LIDARGEN_GOLDEN)")
 
     return find
+
+
+@pytest.fixture
+def bench(tmp_path):
+    """A fresh bench on a domain of its own."""
+    pytest.importorskip("rclpy", reason="rclpy is not installed (pip install 'lidargen_ros[ros]')")
+    from dds import Bench
+
+    made = Bench(tmp_path)
+    yield made
+    made.close()

@@ -18,14 +18,3 @@ def road(tmp_path_factory):
 
     with Road(tmp_path_factory.mktemp("road"), STUB_FAIL_AT="1000") as made:
         yield made
-
-
-@pytest.fixture
-def bench(tmp_path):
-    """A fresh bench on a domain of its own."""
-    pytest.importorskip("rclpy", reason="rclpy is not installed (pip install 'lidargen_ros[ros]')")
-    from dds import Bench
-
-    made = Bench(tmp_path)
-    yield made
-    made.close()
