@@ -3,14 +3,18 @@
 
 PYTHON ?= python3
 BUNDLE ?= constant
+SECONDS ?= 600
 VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check -q
 
-.PHONY: demo test test-slow check format lock clean
+.PHONY: demo soak test test-slow check format lock clean
 
 demo: $(VENV)/.runtime ## three processes over DDS: player, node, recorder; then pictures and a report in out/demo
 	$(RUN) -m lidargen_ros.cli demo --bundle $(BUNDLE)
+
+soak: $(VENV)/.runtime ## the sample drive in a loop for SECONDS: frames, memory, threads, files, age; report in out/soak
+	$(RUN) -m lidargen_ros.ros.soak --seconds $(SECONDS) --bundle $(BUNDLE)
 
 test: $(VENV)/.dev ## lint, types and the whole suite
 	$(MAKE) --no-print-directory check
