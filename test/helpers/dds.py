@@ -142,6 +142,17 @@ class Bench:
         response = self.call(Trigger, "/lidargen/statistics", Trigger.Request())
         return json.loads(response.message) if response else None
 
+    def set_parameters(self, node: str, **values: Any) -> list[Any]:
+        """One result (successful, reason) each."""
+        from rcl_interfaces.srv import SetParameters
+        from rclpy.parameter import Parameter
+
+        wanted = [Parameter(k, value=v).to_parameter_msg() for k, v in values.items()]
+        request = SetParameters.Request(parameters=wanted)
+        response = self.call(SetParameters, f"/{node}/set_parameters", request, timeout_s=10.0)
+        assert response is not None, f"{node} does not answer"
+        return list(response.results)
+
     def settled(self, child: Child, frames_in: int) -> dict[str, Any]:
         """The node's books once it has counted so many frames and nothing is under way but what waits for partners."""
         found: dict[str, Any] = {}

@@ -31,7 +31,7 @@ from rclpy.utilities import remove_ros_args
 from sensor_msgs.msg import CompressedImage
 from std_srvs.srv import Trigger
 
-PERIOD_MS = 50
+PERIOD_MS = 100
 LEVEL = 50  # mean red of the pictures
 
 
