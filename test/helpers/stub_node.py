@@ -5,7 +5,8 @@ The range of every ray is 10 m plus the mean red of the first image / 10, so tha
 
 Environment: STUB_DELAY_S per frame; STUB_FAIL_AT comma-separated frame numbers that raise EngineError; STUB_RAISE_AT
 frame numbers that raise something unforeseen (counted over the life of the process, the warm-up is 0); STUB_REFUSE a
-message with which the bundle is refused; STUB_MEMORY_MB that the model holds; STUB_BUILD_S that its engine takes to build.
+message with which the bundle is refused; STUB_MEMORY_MB that the model holds; STUB_RIG_S that a calibration takes;
+STUB_BUILD_S that the engine takes to build.
 """
 
 import itertools
@@ -58,6 +59,7 @@ class StubGenerator:
         self._fail, self._raise = numbers("STUB_FAIL_AT"), numbers("STUB_RAISE_AT")
 
     def set_rig(self, rig: Rig) -> None:
+        time.sleep(float(os.environ.get("STUB_RIG_S", "0")))
         self.rig = rig
 
     def __call__(

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which rig the node uses: parameter, bundle, CameraInfo, TF; and what can hardly be meant."""
 
+import threading
+import time
 from types import SimpleNamespace as Message
 
 import numpy as np
@@ -162,6 +164,54 @@ def test_a_rig_that_cannot_be_built_leaves_the_last_one(log, monkeypatch) -> Non
     assert "no memory for ray maps; the last calibration stays" in log.last
     assert generator.rig == rig()
     assert not made.ready
+
+
+def test_frames_go_on_while_the_ray_maps_of_a_real_bundle_are_rebuilt(log) -> None:
+    from lidargen_ros import LidarGenerator
+    from lidargen_ros.ros.matcher import Frame, FrameSet, Matcher
+    from lidargen_ros.ros.pipeline import Pipeline
+
+    generator, books = LidarGenerator.from_bundle("constant", threads=1), Statistics(CAMERAS)
+    rigs_of_sweeps: list[str] = []
+    sink = Message(wanted=lambda: True, publish=lambda job: rigs_of_sweeps.append(job.rig.name))
+    reporter = Reporter(log)
+    pipeline = Pipeline(generator, sink, books, reporter, lambda: 0)
+    done, original = threading.Event(), generator.rig
+    made = Calibrator(generator, Settings(), books, reporter, done.set)
+    picture = Message(
+        message=Message(
+            header=Message(stamp=None), encoding="rgb8", width=64, height=36, step=192, data=bytes(36 * 192)
+        ),
+        transport="raw",
+        topic="image",
+        received=0.0,
+    )
+    frames = FrameSet((Frame(0, picture),) * 3, 0, 0)
+    pipeline.start()
+    made.start()
+
+    def one_frame() -> None:
+        before = len(rigs_of_sweeps)
+        pipeline.submit(frames, Settings())
+        deadline = time.monotonic() + 20
+        while len(rigs_of_sweeps) == before:
+            assert time.monotonic() < deadline, log.last
+            time.sleep(0.001)
+
+    one_frame()
+    made._take(Rig(original.views, "moved"))
+    meanwhile = 0
+    while not done.is_set():
+        one_frame()
+        meanwhile += 1
+    one_frame()
+    assert (made.stop(), pipeline.stop()) == (True, "")
+    pipeline.close()
+    generator.close()
+    assert meanwhile >= 2  # a rebuild takes some tenths of a second, a frame some hundredths
+    assert rigs_of_sweeps[: meanwhile - 1] == [original.name] * (meanwhile - 1)
+    assert rigs_of_sweeps[-1] == "moved"
+    assert books.snapshot(Matcher(CAMERAS))["dropped"] == 0
 
 
 def test_views_are_found_by_name() -> None:
