@@ -2,6 +2,7 @@
 """What the node itself costs, without inference: CPU per frame of its thread and its process, latency, losses.
 
     python tools/bench_node.py [--seconds 20] [--rate 10] [--compressed] [--point-type xyzirc] [--range-image] [--json]
+    python tools/bench_node.py --memory BUNDLE [--engine auto]     # of host and GPU, over configure and cleanup
 
 Three processes over DDS on an own domain of the loopback, tuned as the launch files tune them: three cameras of
 1280 x 720, the real node around a generator that only hands out a finished 128 x 1800 sweep, and this process, which
@@ -177,6 +178,25 @@ def measure(lidar: Child, seconds: float, range_image: bool) -> dict[str, Any]:
     }
 
 
+def memory(bundle: str, engine: str, rounds: int = 3) -> None:
+    """Prints what is held before, with and after a model, round after round."""
+    import rclpy
+
+    from lidargen_ros.ros.node import LidarNode
+
+    rclpy.init()
+    values = {"bundle": bundle, "engine": engine, "autostart": False}
+    lidar = LidarNode(parameter_overrides=[rclpy.Parameter(k, value=v) for k, v in values.items()])
+    print(f"{'before':12s} {json.dumps(lidar.gauges.settle())}")
+    for _ in range(rounds):
+        lidar.trigger_configure()
+        print(f"{'configured':12s} {json.dumps(lidar.gauges.read())}")
+        lidar.trigger_cleanup()
+        print(f"{'cleaned up':12s} {json.dumps(lidar.gauges.read())}", flush=True)
+    lidar.close()
+    rclpy.shutdown()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -187,7 +207,12 @@ def main() -> int:
     parser.add_argument("--point-type", default="xyzirc")
     parser.add_argument("--range-image", action="store_true", help="subscribe the range image as well")
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
+    parser.add_argument("--memory", metavar="BUNDLE", default="", help="measure memory instead")
+    parser.add_argument("--engine", default="auto", help="with --memory")
     arguments = parser.parse_args()
+    if arguments.memory:
+        memory(arguments.memory, arguments.engine)
+        return 0
     domain = compat.free_domain_id()
     env = compat.process_environment(domain_id=domain, loopback=True)
     os.environ.update({k: env[k] for k in ("ROS_DOMAIN_ID", "FASTDDS_DEFAULT_PROFILES_FILE")})

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import rclpy
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.clock import JumpThreshold
+from rclpy.clock import Clock, ClockType, JumpThreshold
 from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode
@@ -123,7 +123,8 @@ class LidarNode(LifecycleNode):
         self._calibrator.start()
         on_info = self._on_info if self._calibrator.listens else None
         self._inputs = CameraInputs(self, self.settings, self._on_frame, on_info)
-        self._timer = self.create_timer(_TICK_S, self._on_tick)
+        # By the wall: a bag that is paused, or has ended, stops the node's own clock.
+        self._timer = self.create_timer(_TICK_S, self._on_tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         backwards = JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1_000_000))
         self._jump_handle = self.get_clock().create_jump_callback(
             backwards, post_callback=self._on_clock_jump
