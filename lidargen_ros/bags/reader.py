@@ -4,7 +4,7 @@
 import struct
 from collections.abc import Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -186,6 +186,22 @@ class BagReader:
                 yield BagMessage(connection.topic, connection.msgtype, time, bytes(raw), ros1, store)
         except _BROKEN as e:
             self.damage = f"bag {self.path} is damaged after {last} ns: {e}; what lies before was read"
+
+    def for_ros2(self, topic: Topic) -> Topic | None:
+        """The topic as a rosbag2 holds it: with the definition and hash of its type as far as they are known.
+
+        None for a type of ROS 1 whose definition cannot be used: its messages cannot be converted.
+        """
+        store = self._reader.typestore if self._reader is not None and self._reader.is2 else self._store
+        known = topic.msgtype in store.fielddefs
+        if topic.encoding == "ros1msg" and not known:
+            return None
+        if known and topic.encoding not in ("ros2msg", "ros2idl"):
+            definition, _ = store.generate_msgdef(topic.msgtype, ros_version=2)
+            topic = replace(topic, definition=definition, encoding="ros2msg")
+        if known and not topic.digest:
+            topic = replace(topic, digest=store.hash_rihs01(topic.msgtype))
+        return topic
 
     def _open(self) -> AnyReader:
         reader = AnyReader([self.path], default_typestore=self._store)
