@@ -9,8 +9,10 @@ engine gets pixels and gives points, with one upload and one download.
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import NamedTuple
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -109,6 +111,27 @@ class FramePipeline:
                 self._limits = limits
             self._compute(images, aligned, steps, seed, ("points",), Points._fields)
             return Points(**self.engine.read(Points._fields))
+
+    def stages(self, images: Sequence[NDArray | None], aligned: Alignment) -> dict[str, float]:
+        """Seconds of each stage of one frame (best estimate), each begun when the one before has ended."""
+        times: dict[str, float] = {}
+
+        def timed(stage: str, call: Callable[[], Any]) -> Any:
+            start = time.perf_counter()
+            result = call()
+            self.engine.wait()
+            times[stage] = time.perf_counter() - start
+            return result
+
+        with self._lock:
+            self._align(aligned, tuple(i for i, image in enumerate(images) if image is None))
+            self._ask_for_best()
+            first = timed("send", lambda: self._see(images))
+            for graph in (*first, *GRAPHS):
+                outputs = tuple(self.engine.graphs[graph].outputs)
+                timed(graph, partial(self.engine.run, (graph,), outputs))
+            timed("read", lambda: self.engine.read(Maps._fields))
+        return times
 
     def _compute(
         self,

@@ -163,6 +163,10 @@ class LidarGenerator:
         """Range, return probability and intensity of every ray, before any threshold (arguments as for a call)."""
         return self._pipeline.maps(*self._checked(images, rig), steps=self._steps(steps), seed=seed)
 
+    def stages(self, images: Sequence[NDArray | None], rig: Rig | None = None) -> dict[str, float]:
+        """Seconds of each stage up to the maps, for benchmarks."""
+        return self._pipeline.stages(*self._checked(images, rig))
+
     def _checked(
         self, images: Sequence[NDArray | None], rig: Rig | None
     ) -> tuple[Sequence[NDArray | None], Alignment]:

@@ -60,6 +60,10 @@ class Engine(Protocol):
         """
         ...
 
+    def wait(self) -> None:
+        """Until all that was begun has ended; ``read`` does this by itself."""
+        ...
+
     def close(self) -> None:
         """Frees memory; the engine cannot be used afterwards."""
         ...

@@ -26,7 +26,9 @@ class Cuda:
         try:
             from cuda.bindings import runtime
         except ImportError as error:
-            raise EngineError(f"cuda-bindings cannot be imported: {error}; pip install cuda-bindings") from error
+            raise EngineError(
+                f"cuda-bindings cannot be imported: {error}; pip install cuda-bindings"
+            ) from error
         self._runtime: Any = runtime
         self.stream = int(self._call("cudaStreamCreateWithFlags", runtime.cudaStreamNonBlocking))
 

@@ -105,6 +105,9 @@ class OnnxRuntimeEngine:
         # On the CPU numpy() is a view of a tensor that the next run overwrites.
         return {name: self._tensors[name].numpy().copy() for name in names}
 
+    def wait(self) -> None:
+        """Nothing to wait for: a run ends when it returns."""
+
     def close(self) -> None:
         self._tensors.clear()
         self._sessions.clear()

@@ -46,6 +46,11 @@ def choose_engine(wanted: str, bundle: Bundle) -> str:
     raise EngineError(f"no engine can run bundle {bundle.name} here: {passed}; pip install onnxruntime")
 
 
+def available_engines(bundle: Bundle) -> dict[str, str]:
+    """Engine -> "" where it can run the bundle on this machine, else the reason why not."""
+    return {name: obstacle(name, bundle) for name in ENGINES}
+
+
 def obstacle(name: str, bundle: Bundle) -> str:
     """Why an engine cannot run a bundle on this machine, with what would help; "" where it can."""
     if name in RUNTIMES:

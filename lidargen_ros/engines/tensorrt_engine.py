@@ -145,6 +145,9 @@ class TensorRTEngine:
         self._uploading.clear()
         return {name: self._host[name].copy() for name in names}
 
+    def wait(self) -> None:
+        self._cuda.wait()
+
     def close(self) -> None:
         self._cuda.wait()
         self._recorded.clear()

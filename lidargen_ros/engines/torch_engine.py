@@ -197,6 +197,10 @@ class TorchEngine:
             raise EngineError(f"{self.name} failed: {one_line(error)}") from error
         return {name: target.numpy() for name, target in found.items()}
 
+    def wait(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
+
     def close(self) -> None:
         self._recorded.clear()
         self._callables.clear()
