@@ -7,7 +7,7 @@ import sys
 
 import typer
 
-from . import demo, evaluate, generate, sensor_fit
+from . import bench, demo, evaluate, generate, sensor_fit
 from .errors import LidargenError
 from .models import download
 
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A LiDAR for vehicles that only have cameras.",
 )
-for module in (demo, generate, download, evaluate, sensor_fit):
+for module in (bench, demo, generate, download, evaluate, sensor_fit):
     module.register(app)
 
 
