@@ -61,11 +61,9 @@ class Outputs:
         return any(publisher.get_subscription_count() for publisher in self._sweeps)
 
     def subscribers(self) -> dict[str, int]:
-        """How many subscribers each topic has."""
-        return {
-            p.topic_name.rsplit("/", 1)[-1]: p.get_subscription_count()
-            for p in (*self._sweeps, self._metadata)
-        }
+        """How many subscribers each topic has, by the name it has before remapping."""
+        named = zip(("points", "range_image", "intensity_image", "preview"), self._sweeps, strict=True)
+        return {name: p.get_subscription_count() for name, p in (*named, ("metadata", self._metadata))}
 
     def publish(self, job: Job) -> None:
         """Publish a sweep under the stamp of the first camera's image, in the layout of its settings."""
