@@ -6,7 +6,7 @@
 Arguments that are left empty leave the value to ``params_file``.
 """
 
-from launch.actions import DeclareLaunchArgument, OpaqueFunction
+from launch.actions import DeclareLaunchArgument, LogInfo, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
@@ -24,11 +24,13 @@ TOPICS = {
     "points": ("points", "Cloud that comes out."),
     "range_image": ("range_image", "Range image that comes out."),
     "intensity_image": ("intensity_image", "Intensity image that comes out."),
+    "preview": ("preview", "JPEG of what the cameras saw and what was made of it."),
 }
 PARAMETERS = {
     "bundle": "Model bundle: a shipped name or a folder.",
     "engine": "Engine that runs it.",
     "rig": "Rig: a shipped name or a YAML file.",
+    "calibration": "Where intrinsics and poses come from: rig, camera_info, tf.",
     "frame_id": "Frame of the output.",
     "point_type": "Layout of a point: xyzi, xyzirc, xyzircaedt, velodyne, ouster.",
 }
@@ -46,6 +48,15 @@ def generate_launch_description() -> LaunchDescription:
             "use_sim_time", default_value="false", choices=["true", "false"], description="Follow /clock."
         ),
         DeclareLaunchArgument(
+            "autostart",
+            default_value="true",
+            choices=["true", "false"],
+            description="Configure and activate at start; false waits for a lifecycle manager.",
+        ),
+        DeclareLaunchArgument(
+            "enclave", default_value="", description="SROS 2 enclave of the node; see docs/security.md."
+        ),
+        DeclareLaunchArgument(
             "tuned",
             default_value="true",
             choices=["true", "false"],
@@ -61,15 +72,16 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription([*arguments, OpaqueFunction(function=_start)])
 
 
-def _start(context: object) -> list[Node]:
+def _start(context: object) -> list[object]:
     def value(name: str) -> str:
         return str(LaunchConfiguration(name).perform(context))
 
     namespace = value("namespace")
-    overrides = {name: value(name) for name in PARAMETERS if value(name)}
-    overrides["use_sim_time"] = value("use_sim_time") == "true"
+    overrides: dict[str, object] = {name: value(name) for name in PARAMETERS if value(name)}
+    overrides.update({name: value(name) == "true" for name in ("use_sim_time", "autostart")})
     remaps = [(topic, value(name)) for name, (topic, _) in TOPICS.items() if value(name) != topic]
-    actions = [
+    enclave = ["--enclave", value("enclave")] if value("enclave") else []
+    actions: list[object] = [
         Node(
             package="lidargen_ros",
             executable="lidargen_node",
@@ -78,7 +90,7 @@ def _start(context: object) -> list[Node]:
             parameters=[value("params_file"), overrides],
             remappings=remaps,
             additional_env=compat.tuning() if value("tuned") == "true" else {},
-            arguments=["--ros-args", "--log-level", value("log_level")],
+            arguments=["--ros-args", "--log-level", value("log_level"), *enclave],
             output="screen",
         )
     ]
@@ -95,5 +107,9 @@ def _start(context: object) -> list[Node]:
             )
         )
     elif value("viz") == "foxglove":
+        layout = config_path("foxglove_layout.json")
+        actions.append(
+            LogInfo(msg=f"Foxglove: connect to ws://localhost:8765 and import the layout {layout}")
+        )
         actions.append(Node(package="foxglove_bridge", executable="foxglove_bridge", output="screen"))
     return actions

@@ -26,6 +26,7 @@ from launch_ros.actions import Node
 from launch import LaunchDescription
 from lidargen_ros.ros import compat
 
+OUTPUTS = ("points", "range_image", "intensity_image")
 LAST_SWEEPS_S = 5.0
 """The node may still work on the last frames when the player has ended."""
 
@@ -64,15 +65,19 @@ def _start(context: object) -> list[object]:
         return str(LaunchConfiguration(name).perform(context))
 
     env = compat.tuning()
+    outputs = [(topic, value(topic)) for topic in OUTPUTS if value(topic) != topic]
     extra = value("play_args").split()
     player: ExecuteProcess
     if value("player") == "lidargen":
+        front = value("front_image")
+        reference = ["--reference", front] if front.startswith("/") else []
         waiting = ["--window", "1", "--subscribers", "2" if value("record") else "1"]
         player = Node(
             package="lidargen_ros",
             executable="lidargen_player",
             namespace=value("namespace"),
-            arguments=[value("bag"), "--rate", value("rate"), *waiting, *extra],
+            arguments=[value("bag"), "--rate", value("rate"), *reference, *waiting, *extra],
+            remappings=[*outputs, ("lidargen/statistics", f"{value('name')}/statistics")],
             additional_env=env,
             output="screen",
         )
@@ -96,6 +101,7 @@ def _start(context: object) -> list[object]:
                 executable="lidargen_recorder",
                 namespace=value("namespace"),
                 arguments=[value("record")],
+                remappings=outputs,
                 additional_env=env,
                 output="screen",
             )

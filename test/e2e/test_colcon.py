@@ -143,8 +143,8 @@ sys.exit(service.run())
 """
 
 
-def launch(installed: Path, tmp_path: Path, name: str, *arguments: str) -> str:
-    """What a launch file prints until it ends by itself."""
+def launch(installed: Path, tmp_path: Path, name: str, *arguments: str, path: Path | None = None) -> str:
+    """What a launch file prints until it ends by itself; ``path``: folder with commands that go before others."""
     if not has("launch_ros"):
         pytest.skip("launch_ros is not installed (not on PyPI; ros-DISTRO-launch-ros)")
     env = environment(installed)
@@ -153,10 +153,11 @@ def launch(installed: Path, tmp_path: Path, name: str, *arguments: str) -> str:
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_DOMAIN_ID": str(free_domain_id()),
         "ROS_LOG_DIR": str(tmp_path),
+        "PATH": os.pathsep.join([*([str(path)] if path else []), env.get("PATH", "")]),
     }
-    path = installed / "share" / "lidargen_ros" / "launch" / name
+    file = installed / "share" / "lidargen_ros" / "launch" / name
     done = subprocess.run(
-        [sys.executable, "-c", LAUNCH, str(path), *arguments],
+        [sys.executable, "-c", LAUNCH, str(file), *arguments],
         cwd=tmp_path,
         env=env,
         capture_output=True,
@@ -194,3 +195,41 @@ def test_the_replay_launch_file_ends_when_the_player_does(installed, tmp_path) -
     )
     assert "lidargen_player: bag /nowhere does not exist" in said
     assert "no bundle at /also_nowhere" in said
+
+
+@pytest.mark.dds
+def test_the_replay_launch_file_plays_with_the_clock(installed, tmp_path) -> None:
+    """``ros2`` is a double here: rosbag2's player is not among the PyPI wheels."""
+    ros2 = tmp_path / "bin" / "ros2"
+    ros2.parent.mkdir()
+    ros2.write_text('#!/bin/sh\necho "ros2 $@"\n')
+    ros2.chmod(0o755)
+    arguments = ("bag:=/drive", "rate:=2.0", "play_args:=--loop", "bundle:=/nowhere")
+    said = launch(installed, tmp_path, "replay.launch.py", *arguments, path=ros2.parent)
+    assert "ros2 bag play /drive --clock --rate 2.0 --read-ahead-queue-size 100 --loop" in said
+
+
+@pytest.mark.dds
+def test_the_replay_launch_file_records_a_cloud_for_each_frame(installed, tmp_path) -> None:
+    """A namespace, a name, a remapped topic, the own player and the recorder, all together."""
+    from drives import write_drive
+
+    from lidargen_ros.bags.reader import BagReader
+
+    drive = write_drive(tmp_path / "drive", frames=5)
+    launch(
+        installed,
+        tmp_path,
+        "replay.launch.py",
+        f"bag:={drive}",
+        f"record:={tmp_path / 'lidar'}",
+        f"rig:={drive / 'rig.yaml'}",
+        "player:=lidargen",
+        "bundle:=constant",
+        "namespace:=car",
+        "name:=roof",
+        "points:=cloud",
+        *(f"{c}_image:=/{c}/image" for c in ("front", "rear_left", "rear_right")),
+    )
+    with BagReader(tmp_path / "lidar") as bag:
+        assert bag.topics["/car/cloud"].count == 5

@@ -9,7 +9,7 @@ import yaml
 
 from lidargen_ros.resources import config_path
 
-TOPICS = {"/points", "/range_image", "/intensity_image", "/diagnostics"}
+TOPICS = {"/points", "/range_image", "/intensity_image", "/preview", "/diagnostics"}
 
 
 def test_the_foxglove_layout_shows_the_topics_of_the_node() -> None:
