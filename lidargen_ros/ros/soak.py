@@ -27,7 +27,7 @@ READY_S = 60.0
 GROWTH_MIB = 16.0
 """Resident memory may grow by so much between the first and the last fifth of the time: allocators breathe."""
 LOST_SHARE = 0.01
-"""Of the frames, besides those that wait when the drive begins anew. The machine has other things to do as well."""
+"""Of the frames, besides those that wait when the drive begins anew: a machine with other work stalls now and then."""
 _PERIOD_S = 1.0
 _WINDOW = 10  # frames: a node that is so far behind holds the player up
 _SETTLED = 0.2  # share of the time after which buffers have their size
@@ -143,7 +143,8 @@ def judge(samples: Sequence[Sample], played: dict[str, Any], seconds: float) -> 
     fifth = max(len(kept) // 5, 1)
     growth = float(np.median(memory[-fifth:]) - np.median(memory[:fifth]))
     reasons = books["dropped_by_reason"]
-    lost = books["dropped"] - reasons.get("time_jump", 0)
+    never_came = played["frames"] - books["frames_in"]
+    lost = books["dropped"] - reasons.get("time_jump", 0) + never_came
     report = {
         "seconds": seconds,
         "frames_played": played["frames"],
@@ -174,10 +175,8 @@ def judge(samples: Sequence[Sample], played: dict[str, Any], seconds: float) -> 
         for what in ("threads", "files")
         if report[what]["last"] > report[what]["first"]
     ]
-    if lost > LOST_SHARE * books["frames_in"]:
-        problems.append(f"{lost} of {books['frames_in']} frames were lost: {reasons}")
-    if books["frames_in"] != played["frames"]:
-        problems.append(f"{played['frames']} frames were played, {books['frames_in']} came in")
+    if lost > LOST_SHARE * played["frames"]:
+        problems.append(f"{lost} of {played['frames']} frames were lost: {never_came} on the way, {reasons}")
     if books["in_flight"]:
         problems.append(f"{books['in_flight']} frames neither came out nor were counted as dropped")
     return {**report, "problems": problems}
