@@ -92,6 +92,20 @@ def test_the_policy_is_what_the_processes_open(processes) -> None:
         assert tcp_sockets(child.pid) == []
 
 
+def test_sros2_makes_permissions_of_the_policy() -> None:
+    policy = pytest.importorskip(
+        "sros2.policy", reason="sros2 is not installed (not on PyPI; ros-DISTRO-sros2)"
+    )
+    from lxml import etree
+
+    to_permissions = etree.XSLT(etree.parse(str(policy.get_transport_template("dds", "permissions.xsl"))))
+    schema = etree.XMLSchema(etree.parse(str(policy.get_transport_schema("dds", "permissions.xsd"))))
+    permissions = to_permissions(policy.load_policy(POLICY))
+    schema.assertValid(permissions)
+    grants = {g.get("name") for g in permissions.iter("grant")}
+    assert grants == {"/lidargen/node", "/lidargen/player", "/lidargen/recorder"}
+
+
 def tcp_sockets(pid: int) -> list[str]:
     """Addresses of the TCP sockets of a process; DDS as shipped uses UDP and shared memory."""
     mine = set()

@@ -80,6 +80,7 @@ class Road:
                 {"diagnostics_period": 0.2, "silent_after": 0.6, **depth, **(parameters or {})}, **env
             )
             self.bench.wait(self._complete, "node, cameras and listener to find each other", self.node)
+            self.drive({"ticks": 4})  # the first pictures are slow: memory is mapped, modules are imported
         except BaseException:
             self.bench.close()
             raise
