@@ -43,30 +43,31 @@ class Limits(NamedTuple):
 class Points(NamedTuple):
     """Maps ``[rows, columns]`` float32 after the limits: range and intensity are 0 where nothing returns.
 
-    ``cloud`` is ``[rows, columns, 4]`` (x, y, z in metres, NaN where nothing returns, and the intensity) from an engine
-    that makes points, else None.
+    ``cloud`` is ``[rows, columns, 4]``: x, y, z in metres, NaN where nothing returns, and the intensity; None unless asked for.
     """
 
     range_map: NDArray
     probability: NDArray
     reflected: NDArray
-    cloud: NDArray | None
+    cloud: NDArray | None = None
 
 
 def within(maps: Maps, limits: Limits) -> Points:
-    """The limits applied on the host."""
+    """The limits applied on the host; no cloud."""
     returned = (
         (maps.probability >= limits.probability)
         & (maps.range_m >= limits.min_range_m)
         & (maps.range_m <= limits.max_range_m)
     )
-    zero = np.float32(0)
-    return Points(
-        range_map=np.where(returned, maps.range_m, zero),
-        probability=maps.probability,
-        reflected=np.where(returned, maps.intensity, zero),
-        cloud=None,
-    )
+    range_map, reflected = (np.where(returned, m, np.float32(0)) for m in (maps.range_m, maps.intensity))
+    return Points(range_map, maps.probability, reflected)
+
+
+def with_cloud(points: Points, aligned: Alignment) -> Points:
+    """The points themselves, made on the host; the first features of a ray are its direction."""
+    metres = np.where(points.range_map > 0, points.range_map, np.float32(np.nan))
+    places = metres * aligned.rays[:3]
+    return points._replace(cloud=np.stack([*places, points.reflected], -1))
 
 
 class FramePipeline:
@@ -100,17 +101,26 @@ class FramePipeline:
         return Maps(found["range_m"], found["probability"], found["intensity"][0])
 
     def points(
-        self, images: Sequence[NDArray | None], aligned: Alignment, limits: Limits, *, steps: int, seed: int
+        self,
+        images: Sequence[NDArray | None],
+        aligned: Alignment,
+        limits: Limits,
+        *,
+        steps: int,
+        seed: int,
+        cloud: bool = False,
     ) -> Points:
         """What of the maps lies within the limits, and where; arguments and errors as for :meth:`maps`."""
         if "points" not in self.engine.graphs:
-            return within(self.maps(images, aligned, steps=steps, seed=seed), limits)
+            found = within(self.maps(images, aligned, steps=steps, seed=seed), limits)
+            return with_cloud(found, aligned) if cloud else found
+        names = Points._fields if cloud else Points._fields[:-1]
         with self._lock:
             if limits != self._limits:
                 self.engine.write({"limits": np.array(limits, np.float32)})
                 self._limits = limits
-            self._compute(images, aligned, steps, seed, ("points",), Points._fields)
-            return Points(**self.engine.read(Points._fields))
+            self._compute(images, aligned, steps, seed, ("points",), names)
+            return Points(**self.engine.read(names))
 
     def stages(self, images: Sequence[NDArray | None], aligned: Alignment) -> dict[str, float]:
         """Seconds of each stage of one frame (best estimate), each begun when the one before has ended."""

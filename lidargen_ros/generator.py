@@ -19,7 +19,7 @@ from .bundle_engines import open_engine
 from .cameras.align import Alignment, align
 from .cameras.rig import Rig
 from .errors import BundleError, ConfigError, InputError
-from .frame_pipeline import FramePipeline, Limits, Maps
+from .frame_pipeline import FramePipeline, Limits, Maps, Points
 from .sensors import Sensor
 from .sweep import Sweep
 
@@ -140,16 +140,44 @@ class LidarGenerator:
         Raises:
             InputError: wrong number, type or shape of images, or none at all.
         """
-        limits = Limits(self.return_threshold, self.sensor.min_range_m, self.sensor.max_range_m)
-        found = self._pipeline.points(
-            *self._checked(images, rig), limits, steps=self._steps(steps), seed=seed
-        )
+        found = self._points(images, rig, steps, seed)
         return Sweep(
             range_map=found.range_map,
             sensor=self.sensor,
             stamp_ns=stamp_ns,
             return_probability=found.probability,
             intensity=found.reflected,
+        )
+
+    def cloud(
+        self,
+        images: Sequence[NDArray | None],
+        rig: Rig | None = None,
+        *,
+        steps: int | None = None,
+        seed: int = 0,
+    ) -> NDArray:
+        """Points alone, made where the engine computes: on a GPU nothing is left for the host to do.
+
+        Returns:
+            ``[rows, columns, 4]`` float32: x, y, z in metres in the LiDAR frame, NaN where nothing returns, and the
+            intensity in 0..1: as bytes, an organised ``PointCloud2`` of 16 bytes per point.
+        """
+        cloud = self._points(images, rig, steps, seed, cloud=True).cloud
+        assert cloud is not None
+        return cloud
+
+    def _points(
+        self,
+        images: Sequence[NDArray | None],
+        rig: Rig | None,
+        steps: int | None,
+        seed: int,
+        cloud: bool = False,
+    ) -> Points:
+        limits = Limits(self.return_threshold, self.sensor.min_range_m, self.sensor.max_range_m)
+        return self._pipeline.points(
+            *self._checked(images, rig), limits, steps=self._steps(steps), seed=seed, cloud=cloud
         )
 
     def maps(

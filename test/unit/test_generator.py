@@ -39,6 +39,14 @@ def test_the_ground_is_where_it_should_be(generator):
     assert abs(np.median(heights[heights < -1]) + 1.9) < 0.3  # the bundle's LiDAR stands 1.9 m above it
 
 
+def test_a_cloud_is_the_points_of_the_sweep(generator):
+    cloud, sweep = generator.cloud(images()), generator(images())
+    assert cloud.shape == (128, 1800, 4)
+    assert cloud.dtype == np.float32
+    np.testing.assert_allclose(cloud[..., :3], sweep.organised_points(), rtol=1e-6)
+    np.testing.assert_array_equal(cloud[..., 3], sweep.intensity)
+
+
 def test_any_size_and_a_missing_camera(generator):
     assert generator([*images((200, 300, 3), 2), None]).returns.any()
 
