@@ -42,7 +42,7 @@ EXTRAS = {
     "gpu": ["nvidia-ml-py>=12"],  # GPU memory and temperature in the node's diagnostics
     "pandaset": ["pandas>=2"],
     "ray": ["ray>=2.30"],
-    "view": ["rerun-sdk>=0.20"],
+    "view": ["rerun-sdk>=0.23"],
     "ros": [
         "ros-kilted-rclpy[fastrtps]; platform_machine == 'x86_64'",
         "ros-sensor-msgs; platform_machine == 'x86_64'",

@@ -8,7 +8,9 @@ import sys
 import typer
 
 from . import bench, demo, evaluate, generate, sensor_fit
+from .bags.synthesis import command as synthesize
 from .errors import LidargenError
+from .looking import info, picture, view
 from .models import download
 
 app = typer.Typer(
@@ -17,21 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A LiDAR for vehicles that only have cameras.",
 )
-for module in (bench, demo, generate, download, evaluate, sensor_fit):
+for module in (bench, demo, generate, synthesize, download, evaluate, sensor_fit, info, picture, view):
     module.register(app)
-
-
-@app.command("info")
-def info(bundle: str) -> None:
-    """Say what a model bundle is, after comparing every file with its hash."""
-    from .bundle import load_bundle
-
-    loaded = load_bundle(bundle)
-    for key in ("name", "family", "version", "description", "precision", "licence"):
-        typer.echo(f"{key:12s} {loaded.manifest.get(key, '')}")
-    typer.echo(f"{'sensor':12s} {loaded.sensor.name}, {loaded.sensor.rows} x {loaded.sensor.columns}")
-    typer.echo(f"{'rig':12s} {', '.join(view.name for view in loaded.rig)}")
-    typer.echo(f"{'files':12s} {', '.join(loaded.manifest['files'])}; every hash is right")
 
 
 def main() -> None:

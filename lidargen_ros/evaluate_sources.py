@@ -211,7 +211,7 @@ class _Matcher:
             range_map = _range_image(message, self.found.sensor)
         else:
             cloud = cloud_from_message(message, "generated cloud")
-            range_map = _organised_map(cloud, self.found.sensor)
+            range_map = organised_map(cloud, self.found.sensor)
         self.generated.append((_stamp_ns(message), message.header.frame_id, range_map))
         self.found.counts["generated_found"] += 1
         while self.true and self.true[0][0].stamp_ns + self.tolerance_ns < self.generated[-1][0]:
@@ -272,7 +272,7 @@ class _Matcher:
         return poses[0]
 
 
-def _organised_map(cloud: Cloud, sensor: Sensor) -> NDArray:
+def organised_map(cloud: Cloud, sensor: Sensor) -> NDArray:
     """Range map of a generated cloud: cell by cell where it is organised as the sensor, else by direction."""
     if cloud.cell is None or cloud.shape != sensor.shape:
         return points_to_range_map(cloud.points, sensor)[0]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One page about one moment: what the cameras saw, what was generated, and, where there is one, the truth."""
+"""One page about one moment: what the cameras saw, what was generated, what was measured; whatever there is of it."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -42,46 +42,56 @@ _FONT, _GAP, _TAG = cv2.FONT_HERSHEY_SIMPLEX, 10, 26
 
 
 def three_row_picture(
-    images: Sequence[NDArray], rig: Rig, generated: Sweep, truth: Sweep | None = None, width: int = 1920
+    images: Sequence[NDArray],
+    rig: Rig | None,
+    generated: Sweep | None,
+    truth: Sweep | None = None,
+    width: int = 1920,
 ) -> NDArray:
-    """Camera views with the generated points drawn in; range maps; clouds in perspective.
+    """Camera views with points drawn in; range maps; clouds in perspective.
 
     Row 1 orders the cameras by where they look, from straight back over left, front and right, as the columns
     of the range maps run: rear left, front, rear right for the published rig; five cameras or more take two
-    lines. Row 2 shows the true map above the generated one, and bars for what each camera sees. Row 3 shows
-    the true cloud left of the generated one; without a truth the generated one from behind and from above.
-    The last line is the colour scale of range.
+    lines. The points are the generated ones, else the true ones. Row 2 shows the true map above the generated
+    one, and bars for what each camera sees. Row 3 shows the true cloud left of the generated one; where there is
+    one cloud, from behind and from above. The last line is the colour scale of range.
 
     Args:
         images: RGB uint8, one per view of the rig and in its order, of any size with the camera's aspect.
+        rig: None without images: there is no row 1 then.
+        generated, truth: one of them at least.
         width: of the page in pixels.
 
     Raises:
-        InputError: if there is not one image per camera.
+        InputError: if there is not one image per camera, or no sweep.
     """
-    if len(images) != len(rig):
+    views = rig.views if rig else ()
+    if len(images) != len(views):
         raise InputError(
-            f"{len(images)} images for rig {rig.name!r} of {len(rig)} cameras; give one per camera"
+            f"{len(images)} images for rig {rig.name if rig else ''!r} of {len(views)} cameras; give one per camera"
         )
-    order = sorted(range(len(rig)), key=lambda k: -_azimuth(rig.views[k]))
-    views = [rig.views[k] for k in order]
+    named = [(name, s) for name, s in (("true", truth), ("generated", generated)) if s is not None]
+    if not named:
+        raise InputError("no sweep to draw: give a generated or a true one")
+    shown = named[-1][1]
+    order = sorted(range(len(views)), key=lambda k: -_azimuth(views[k]))
     per_line = len(order) if len(order) <= 4 else -(-len(order) // 2)
-    lines = [order[k : k + per_line] for k in range(0, len(order), per_line)]
+    lines = [order[k : k + per_line] for k in range(0, len(order), per_line)] if order else []
     blocks = [
-        *(_cameras([images[k] for k in row], [rig.views[k] for k in row], generated, width) for row in lines),
-        _maps(views, generated, truth, width),
-        _clouds(generated, truth, width),
+        *(_cameras([images[k] for k in row], [views[k] for k in row], shown, width) for row in lines),
+        _maps([views[k] for k in order], named, width),
+        _clouds(named, width),
         _legend(width),
     ]
     gap = np.full((_GAP, width, 3), PAPER, np.uint8)
     return np.concatenate([part for block in blocks for part in (block, gap)][:-1])
 
 
-def _cameras(images: Sequence[NDArray], views: Sequence[View], generated: Sweep, width: int) -> NDArray:
+def _cameras(images: Sequence[NDArray], views: Sequence[View], sweep: Sweep, width: int) -> NDArray:
     edges = _edges(width, len(views))
     aspect = float(np.median([image.shape[0] / image.shape[1] for image in images]))
     height = round(aspect * (edges[0][1] - edges[0][0]))
-    points, row = generated.points(), np.full((height, width, 3), PAPER, np.uint8)
+    points, row = sweep.points(), np.full((height, width, 3), PAPER, np.uint8)
     for image, view, (left, right) in zip(images, views, edges, strict=True):
         # drawn before the cut, so that the camera's own aspect holds
         scaled = cv2.resize(image, (right - left, round((right - left) * image.shape[0] / image.shape[1])))
@@ -93,26 +103,26 @@ def _cameras(images: Sequence[NDArray], views: Sequence[View], generated: Sweep,
     return row
 
 
-def _maps(views: Sequence[View], generated: Sweep, truth: Sweep | None, width: int) -> NDArray:
-    height = round(0.095 * width)
-    named = [("true", truth), ("generated", generated)] if truth else [("generated", generated)]
+def _maps(views: Sequence[View], named: Sequence[tuple[str, Sweep]], width: int) -> NDArray:
+    height = round(0.19 * width / len(named))
     parts = []
     for name, sweep in named:
-        picture = range_picture(sweep.range_map, width, height if truth else 2 * height)
+        picture = range_picture(sweep.range_map, width, height)
         _caption(picture, f"{name} range map  {sweep.sensor.rows} x {sweep.sensor.columns}")
         parts += [picture, np.full((3, width, 3), PAPER, np.uint8)]
-    return np.concatenate([*parts, _compass(views, generated, width)])
+    return np.concatenate([*parts, _compass(views, named[-1][1], width)])
 
 
-def _clouds(generated: Sweep, truth: Sweep | None, width: int) -> NDArray:
+def _clouds(named: Sequence[tuple[str, Sweep]], width: int) -> NDArray:
     (_, half), (start, end) = _edges(width, 2)
     behind = PerspectiveView(
         eye=(-44.0, 0.0, 27.0), target=(9.0, 0.0, 0.0), width=half, height=round(half / 2)
     )
     above = replace(TOP_VIEW, width=end - start, height=behind.height)
-    pairs = [(generated, behind, "generated"), (generated, above, "generated, from above")]
-    if truth:
-        pairs = [(truth, behind, "true"), (generated, replace(behind, width=end - start), "generated")]
+    name, sweep = named[-1]
+    pairs = [(sweep, behind, name), (sweep, above, f"{name}, from above")]
+    if len(named) == 2:
+        pairs = [(named[0][1], behind, named[0][0]), (sweep, replace(behind, width=end - start), name)]
     panels = []
     for sweep, view, name in pairs:
         points = sweep.points()

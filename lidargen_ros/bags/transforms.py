@@ -51,6 +51,11 @@ class FrameTree:
         return other
 
     @property
+    def fixed_edges(self) -> dict[tuple[str, str], NDArray]:
+        """(parent, child) -> ``[4, 4]`` child coordinates to parent coordinates."""
+        return dict(self._fixed)
+
+    @property
     def frames(self) -> list[str]:
         return sorted({name for pair in (*self._fixed, *self._moving) for name in pair})
 
