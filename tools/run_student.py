@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, help="folder of an earlier run whose weights to continue")
     parser.add_argument("--final-scenes", type=int, default=256)
     parser.add_argument("--baseline-scenes", type=int, default=256)
-    arguments = parser.parse_args()
+    arguments = parser.parse_intermixed_args()
     started = time.perf_counter()
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)

@@ -2,7 +2,7 @@
 """Trains an experiment: ``python -m training.train EXPERIMENT [key=value ...]``, alone or under ``torchrun``.
 
 python -m training.train student_nano batch=16
-torchrun --nproc_per_node=8 -m training.train published_7b --run runs/street
+torchrun --nproc_per_node=8 -m training.train published_7b --folder runs/street
 """
 
 from __future__ import annotations
@@ -81,9 +81,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("experiment", help="name in config/experiments/, or a YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. batch=8 optimiser.lr=1e-3")
     parser.add_argument(
-        "--run",
+        "--folder",
         type=Path,
-        metavar="FOLDER",
         help="folder of the run; goes on from the checkpoint that it holds",
     )
     parser.add_argument(
@@ -100,7 +99,7 @@ def main(argv: list[str] | None = None) -> int:
         from .loop.trainer import Stopped
 
         try:
-            train(experiment, arguments.run)
+            train(experiment, arguments.folder)
         except Stopped as stopped:
             print(stopped, file=sys.stderr)
             return RESUMABLE

@@ -120,7 +120,7 @@ def test_sigterm_saves_and_says_how_to_go_on(whole, tmp_path):
     assert finish([process]) == [3]
     message = (tmp_path / "error.txt").read_text()
     assert "SIGTERM" in message
-    assert f"--run {tmp_path}" in message
+    assert f"--folder {tmp_path}" in message
     stopped_at = int(message.split(" samples")[0].split()[-1])
     mark = torch.load(
         tmp_path / "checkpoints" / (tmp_path / "checkpoints" / "latest_checkpoint.txt").read_text().strip()

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -25,16 +26,27 @@ def update_averages(averages: Sequence[Tensor], parameters: Sequence[Tensor], be
     )
 
 
+def averaged_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters, and the running statistics of batch norms, which belong to the weights that made them; no other buffers."""
+    statistics = {
+        f"{name}.{buffer}": value.detach()
+        for name, module in model.named_modules()
+        if isinstance(module, _BatchNorm)
+        for buffer, value in (("running_mean", module.running_mean), ("running_var", module.running_var))
+        if value is not None
+    }
+    return {name: p.detach() for name, p in model.named_parameters()} | statistics
+
+
 class Averages:
-    """Averages of a model's parameters, by name; buffers are not averaged."""
+    """Averages of a model's weights, by name."""
 
     def __init__(self, model: nn.Module) -> None:
-        self.by_name = {name: p.detach().float().clone() for name, p in model.named_parameters()}
+        self.by_name = {name: t.float().clone() for name, t in averaged_tensors(model).items()}
 
     def update(self, model: nn.Module, beta: float) -> None:
-        update_averages(
-            [local(a) for a in self.by_name.values()], [local(p.detach()) for p in model.parameters()], beta
-        )
+        tensors = averaged_tensors(model).values()
+        update_averages([local(a) for a in self.by_name.values()], [local(t) for t in tensors], beta)
 
     @contextlib.contextmanager
     def swapped(self, model: nn.Module) -> Iterator[None]:
@@ -47,8 +59,8 @@ class Averages:
 
     @torch.no_grad()
     def _swap(self, model: nn.Module) -> None:
-        for average, parameter in zip(self.by_name.values(), model.parameters(), strict=True):
-            mine, theirs = local(average), local(parameter.detach())
+        for average, tensor in zip(self.by_name.values(), averaged_tensors(model).values(), strict=True):
+            mine, theirs = local(average), local(tensor)
             kept = theirs.clone()
             theirs.copy_(mine)
             mine.copy_(kept)

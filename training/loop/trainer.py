@@ -223,7 +223,7 @@ class Trainer:
         state = "the state is saved" if self.experiment.keep else "no state is saved, because keep is 0"
         raise Stopped(
             f"{received.name} stopped the run after {self.samples} samples and {state}; go on with the same command and "
-            f"--run {self.folder}"
+            f"--folder {self.folder}"
         )
 
     def finish(self) -> dict[str, Any]:

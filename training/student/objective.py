@@ -73,7 +73,7 @@ class Counts:
         per_item = target.returned.sum((1, 2)).float()
         asks = regression.float()
         counts = torch.stack([per_item.sum(), (per_item * asks).sum(), asks.sum(), (1 - asks).sum()])
-        return cls(*average(counts).clamp_min(1).unbind())
+        return cls(*average(counts).clamp_min(1e-6).unbind())
 
 
 def loss_terms(

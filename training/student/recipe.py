@@ -82,7 +82,13 @@ class StudentRecipe:
         if self.experiment.start_from:
             student.load_state_dict(load_file(self.experiment.start_from))
         student = student.to(self.device)
-        return student.to(memory_format=torch.channels_last) if self.device.type == "cuda" else student
+        if self.device.type != "cuda":
+            return student
+        if (
+            ranks.count() > 1
+        ):  # PyTorch has it for GPUs only: on several CPUs each rank takes statistics of its own
+            student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
+        return student.to(memory_format=torch.channels_last)
 
     def optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
         o = self.experiment.optimiser
@@ -216,7 +222,9 @@ def make_stream(
     """Recorded clips or rendered scenes; ``sensor`` of scenes is that of the configuration if not given."""
     data = experiment.data
     if experiment.teacher is not None and (not data.clips or experiment.loss.intensity):
-        raise ConfigError("teacher needs data.clips=FOLDER, and loss.intensity=0 because it knows no intensity")
+        raise ConfigError(
+            "teacher needs data.clips=FOLDER, and loss.intensity=0 because it knows no intensity"
+        )
     if data.clips:
         return clip_stream(data, experiment.seed, device, taught(experiment, device))
     sensor = load_sensor(data.sensor) if sensor is None else sensor
@@ -233,9 +241,7 @@ def taught(
     """What puts the teacher's sweeps in the place of the measured ones, if there is a teacher."""
     if experiment.teacher is None:
         return None
-    return partial(
-        TaughtFrames, checkpoint=experiment.teacher, steps=experiment.teacher_steps, device=device
-    )
+    return partial(TaughtFrames, checkpoint=experiment.teacher, steps=experiment.teacher_steps, device=device)
 
 
 def is_drawn(sample: int, share: float) -> bool:
