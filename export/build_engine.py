@@ -28,7 +28,7 @@ from rich.progress import Progress
 from export.engine_builder import Built, Range, Target, build
 from export.engine_check import check_engines
 from export.engine_store import building, engines_root, publish
-from export.equality import TOLERANCE, random_inputs, run_chain, worst_error
+from export.equality import TOLERANCE, in_float32, random_inputs, run_chain, worst_error
 from export.precision import TYPES, graph_precision, to_half
 from lidargen_ros.bundle import Bundle, file_sha256, load_bundle
 from lidargen_ros.engines.build_record import BuildRecord, folder_name, graph_files, read_record
@@ -225,7 +225,8 @@ def prepare(
         raise EngineError(str(error)) from error
     inputs = random_inputs(models, {name: sizes[1] for name, sizes in free.items()})
     outputs = [o.name for model in models for o in model.graph.output]
-    expected, found = run_chain(models, inputs), run_chain(halves, inputs)
+    runnable = [in_float32(half) if precision == "bf16" else half for half in halves]
+    expected, found = run_chain(models, inputs), run_chain(runnable, inputs)
     error = worst_error(found, {name: expected[name] for name in outputs})
     if not error <= TOLERANCE[precision]:
         raise EngineError(

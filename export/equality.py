@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -12,7 +14,11 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
+from export.precision import graph_precision
 from lidargen_ros.errors import EngineError
+
+if TYPE_CHECKING:  # building engines compares graphs without torch
+    from export.graphs import Graph
 
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-2}
 Arrays = dict[str, NDArray]
@@ -53,6 +59,25 @@ def run_graph(model: Path | ModelProto, feeds: Mapping[str, NDArray]) -> Arrays:
         ) from error
 
 
+def compare(model: Path | ModelProto, graph: Graph) -> float:
+    """Largest relative error of an exported graph against its torch module, on the graph's inputs.
+
+    bfloat16 is compared in float32 on both sides, with the weights rounded (``in_float32``).
+    """
+    import torch
+
+    if isinstance(model, Path):
+        model = onnx.load(model)
+    module = graph.module
+    if graph_precision(model) == "bf16":
+        model, module = in_float32(model), copy.deepcopy(module).float()
+    with torch.no_grad():
+        results = module(*graph.inputs.values())
+    expected = dict(zip(graph.outputs, results if isinstance(results, tuple) else (results,), strict=True))
+    found = run_graph(model, {name: value.numpy() for name, value in graph.inputs.items()})
+    return max(relative_error(found[name], value.float().numpy()) for name, value in expected.items())
+
+
 def run_chain(models: Sequence[Path | ModelProto], feeds: Mapping[str, NDArray]) -> Arrays:
     """Runs graphs one after another; an output is the input of the same name of those that follow."""
     values: Arrays = dict(feeds)
@@ -78,41 +103,22 @@ def random_inputs(models: Sequence[ModelProto], free: Mapping[str, int], seed: i
 
 
 def in_float32(model: ModelProto) -> ModelProto:
-    """A bfloat16 graph as a float32 one that rounds every result to bfloat16, because ONNX Runtime's CPU has no bfloat16.
+    """A bfloat16 graph with every bfloat16 made float32, because ONNX Runtime's CPU has no bfloat16.
 
-    That is what hardware does too: multiply and add in float32, round once per operator.
+    Weights keep their bfloat16 values; what is left out is the rounding after every operator.
     """
-    graph = model.graph
-    types = {
-        v.name: v.type.tensor_type.elem_type
-        for v in (*onnx.shape_inference.infer_shapes(model).graph.value_info, *graph.input, *graph.output)
-    }
     model = ModelProto.FromString(model.SerializeToString())
     graph = model.graph
-    del graph.value_info[:]
-    for weight in graph.initializer:
-        if weight.data_type == TensorProto.BFLOAT16:
-            array = numpy_helper.to_array(weight).astype(np.float32)
-            weight.CopyFrom(numpy_helper.from_array(array, weight.name))
+    attributes = [a for node in graph.node for a in node.attribute]
+    for tensor in (*graph.initializer, *(a.t for a in attributes if a.type == onnx.AttributeProto.TENSOR)):
+        if tensor.data_type == TensorProto.BFLOAT16:
+            array = numpy_helper.to_array(tensor).astype(np.float32)
+            tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+    for attribute in attributes:
+        if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
+            attribute.i = TensorProto.FLOAT
     for value in (*graph.input, *graph.output):
         if value.type.tensor_type.elem_type == TensorProto.BFLOAT16:
             value.type.tensor_type.elem_type = TensorProto.FLOAT
-    nodes = []
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.name == "to" and attribute.i == TensorProto.BFLOAT16:
-                attribute.i = TensorProto.FLOAT
-            if attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == TensorProto.BFLOAT16:
-                array = numpy_helper.to_array(attribute.t).astype(np.float32)
-                attribute.t.CopyFrom(numpy_helper.from_array(array, attribute.t.name))
-        nodes.append(node)
-        for i, name in enumerate(node.output):
-            if types.get(name) != TensorProto.BFLOAT16:
-                continue
-            node.output[i] = wide = f"{name}.wide"
-            rounded = f"{name}.rounded"
-            nodes.append(helper.make_node("Cast", [wide], [rounded], to=TensorProto.BFLOAT16))
-            nodes.append(helper.make_node("Cast", [rounded], [name], to=TensorProto.FLOAT))
-    del graph.node[:]
-    graph.node.extend(nodes)
+    del graph.value_info[:]
     return model

@@ -114,12 +114,9 @@ class PublishedPipeline:
         options = options or PublishedOptions.corrected()
         weights = find_checkpoint(checkpoint, kind)
         folder = weights.parent
-        camera = camera_tokenizer or _first([folder / name for name in CAMERA_TOKENIZERS], "camera_tokenizer")
-        lidar = lidar_tokenizer or _first(
-            [folder / LIDAR_TOKENIZER, folder.parent / LIDAR_TOKENIZER], "lidar_tokenizer"
-        )
         as_published = options.mode == "reference"
-        tokenizers = [load_tokenizer(path, trust=trust, reference=as_published) for path in (camera, lidar)]
+        paths = find_tokenizers(folder, camera_tokenizer, lidar_tokenizer)
+        tokenizers = [load_tokenizer(path, trust=trust, reference=as_published) for path in paths]
         sizes = read_sizes(folder / SIZES_FILE)
         model = load_diffusion(
             weights, device, kind=kind, rounded_positions=sizes.pop("rounded_positions", None)
@@ -256,6 +253,20 @@ def read_sizes(path: Path) -> dict[str, Any]:
     if "rounded_positions" in content:
         found["rounded_positions"] = bool(content["rounded_positions"])
     return found
+
+
+def find_tokenizers(
+    folder: Path, camera: str | Path | None = None, lidar: str | Path | None = None
+) -> tuple[str | Path, str | Path]:
+    """Camera and LiDAR tokenizer: those given, else where ``lidargen download`` puts them around the weights.
+
+    Raises:
+        CheckpointError: one is not there.
+    """
+    return (
+        camera or _first([folder / name for name in CAMERA_TOKENIZERS], "camera_tokenizer"),
+        lidar or _first([folder / LIDAR_TOKENIZER, folder.parent / LIDAR_TOKENIZER], "lidar_tokenizer"),
+    )
 
 
 def _first(folders: Sequence[Path], option: str) -> Path:

@@ -76,5 +76,5 @@ def test_export_equals_torch(student, tmp_path):
 
     sensor = Sensor("small", np.linspace(10, -25, 16), 72)
     errors = export_graphs(student, tmp_path, sensor, (32, 64), half=False)
-    assert max(errors.values()) < 1e-4
+    assert max(e["random"] for e in errors.values()) < 1e-4
     assert {p.name for p in tmp_path.glob("*.onnx")} == {"encoder.onnx", "denoiser.onnx", "decoder.onnx"}
