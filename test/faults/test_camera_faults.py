@@ -66,12 +66,14 @@ def test_pictures_in_the_wrong_order_never_give_a_wrong_set(road) -> None:
 
 
 def test_4k_pictures_all_of_a_sudden(road) -> None:
-    size = (3840, 2160)
-    drive = road.drive({"ticks": 10, "faults": {c: {"size": size} for c in CAMERAS}})
-    assert set(drive.dropped) <= {"replaced"}  # decoding takes longer than the cameras' period
-    assert drive.frames_in == drive.sweeps_out + drive.dropped.get("replaced", 0)
-    assert drive.stamps[-1] == drive.sent["front"][-1]  # the newest wins
-    large = [s for s in drive.stamps if s in drive.sent["front"][:10]]
+    large: list[int] = []
+    for _ in range(4):  # on a busy machine all of them may be overtaken by the good ones behind them
+        drive = road.drive({"ticks": 8, "faults": {c: {"size": (3840, 2160)} for c in CAMERAS}})
+        assert set(drive.dropped) <= {"replaced"}  # decoding takes longer than the cameras' period
+        assert drive.frames_in == drive.sweeps_out + drive.dropped.get("replaced", 0)
+        assert drive.stamps[-1] == drive.sent["front"][-1]  # the newest wins
+        if large := [s for s in drive.stamps if s in drive.sent["front"][:8]]:
+            break
     assert large
     road.drive({"ticks": 5}).lost_nothing_but()
 

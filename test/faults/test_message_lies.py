@@ -40,7 +40,7 @@ def test_raw_images(encoding, width, height, step, size, big) -> None:
     assert width * height <= size  # no encoding has less than a byte per pixel
 
 
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(data=st.data(), kind=st.sampled_from(["jpg", "png"]))
 def test_damaged_files(data, kind) -> None:
     file = bytearray(FILES[kind])

@@ -49,7 +49,9 @@ def allowed(node: str) -> dict[tuple[str, str], set[str]]:
 
 
 def opened(bench, node: str) -> dict[tuple[str, str], set[str]]:
-    """What the graph says that the node has."""
+    """What the graph says that the node has; nothing before it has been found."""
+    if node not in bench.node.get_node_names():
+        return {key: set() for key in KINDS}
     return {key: {n for n, _ in getattr(bench.node, ask)(node, "/")} for key, ask in KINDS.items()}
 
 

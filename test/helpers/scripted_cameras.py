@@ -33,6 +33,7 @@ from std_srvs.srv import Trigger
 
 PERIOD_MS = 100
 LEVEL = 50  # mean red of the pictures
+SIZES = ((160, 88), (640, 352), (3840, 2160))
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Fault:
 
 
 @cache
-def picture(size: tuple[int, int], cut: bool) -> bytes:
+def picture(size: tuple[int, int], *, cut: bool) -> bytes:
     data = jpeg(LEVEL, size)
     return data[: len(data) // 2] if cut else data
 
@@ -110,7 +111,7 @@ class Cameras(Node):
             if fault.swapped:
                 due += period_ns * (3 if self._tick % 2 == 0 else 1)
             for _ in range(fault.copies):
-                data = picture(tuple(fault.size), fault.cut)
+                data = picture(tuple(fault.size), cut=fault.cut)
                 heapq.heappush(self._outbox, (due, next(self._order), camera, stamp, data))
         self._stamp_ns += period_ns
         self._tick += 1
@@ -129,6 +130,8 @@ def main() -> None:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
+    for size in SIZES:
+        picture(size, cut=False)  # now, not when it is due
     cameras = Cameras(remove_ros_args(sys.argv)[1:])
     executor = SingleThreadedExecutor()
     executor.add_node(cameras)
