@@ -8,13 +8,16 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 PIP := $(RUN) -m pip --disable-pip-version-check -q
 
-.PHONY: demo soak test test-slow check format lock clean
+.PHONY: demo soak bench test test-slow check format lock clean
 
 demo: $(VENV)/.runtime ## three processes over DDS: player, node, recorder; then pictures and a report in out/demo
 	$(RUN) -m lidargen_ros.cli demo --bundle $(BUNDLE)
 
 soak: $(VENV)/.runtime ## the sample drive in a loop for SECONDS: frames, memory, threads, files, age; report in out/soak
 	$(RUN) -m lidargen_ros.ros.soak --seconds $(SECONDS) --bundle $(BUNDLE)
+
+bench: $(VENV)/.runtime ## BUNDLE on this machine: time per stage and end to end, for each engine that runs here
+	$(RUN) -m lidargen_ros.cli bench $(BUNDLE)
 
 test: $(VENV)/.dev ## lint, types and the whole suite
 	$(MAKE) --no-print-directory check
