@@ -113,6 +113,7 @@ def main() -> None:
     print(f"ready after {time.perf_counter() - started:.0f} s on {device}", flush=True)
     trained = trainer.run()
     (out / "curve.json").write_text(json.dumps(read_curve(out)))
+    (out / "checkpoints").rmdir()  # empty: ``keep`` is 0
     (out / "student.safetensors").unlink()
     (out / "start.safetensors").unlink(missing_ok=True)
 

@@ -18,7 +18,8 @@ from lidargen_ros.errors import ConfigError  # noqa: E402
 from training.draws import normal, sample_seed  # noqa: E402
 from training.loop import ranks  # noqa: E402
 from training.loop.averages import Averages  # noqa: E402
-from training.loop.trainer import Trainer, signals  # noqa: E402
+from training.loop.trainer import Stopped, Trainer, signals  # noqa: E402
+from training.train import RESUMABLE, main  # noqa: E402
 
 
 def test_noise_belongs_to_the_sample():
@@ -81,9 +82,18 @@ def test_a_batch_that_ranks_cannot_share(tmp_path, monkeypatch):
 def test_a_clock_ends_the_schedule(tmp_path):
     result = train(tmp_path, samples=10**9, max_seconds=0.0, eval_every=0, pictures_every=0, keep=0)
     assert 4 <= result["samples"] < 10**6
-    assert not (tmp_path / "checkpoints").exists()
+    assert not list((tmp_path / "checkpoints").iterdir())
     last = [json.loads(line) for line in (tmp_path / "curve.jsonl").read_text().splitlines()][-2]
     assert last["lr"] < 1e-2  # the schedule follows the clock
+
+
+def test_a_stopped_run_has_an_exit_code_of_its_own(monkeypatch, capsys):
+    def stopped(experiment, folder):
+        raise Stopped("SIGTERM stopped the run")
+
+    monkeypatch.setattr("training.train.train", stopped)
+    assert main(["student_nano", "--folder", "unused"]) == RESUMABLE == 75
+    assert capsys.readouterr().err == "SIGTERM stopped the run\n"
 
 
 def test_the_second_interrupt_is_obeyed_at_once():

@@ -66,7 +66,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int) -> None:
         self.folder, self.keep = folder, keep
-        if ranks.rank() == 0 and keep:
+        if ranks.rank() == 0:
             folder.mkdir(parents=True, exist_ok=True)
             self._remove_incomplete()
         ranks.barrier()
