@@ -7,7 +7,8 @@ host nothing. Uploads and downloads go through pinned memory on a stream of the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,9 +70,11 @@ class TorchEngine:
         self.name = "torch" if mode == "eager" else f"torch-{mode}"
         self.precision, self.mode, self.packages = precision, mode, packages
         self.cuda_graph = cuda if cuda_graph is None else cuda_graph
-        self._modules = {
-            name: graph.module.to(self.device).eval().requires_grad_(False) for name, graph in graphs.items()
-        }
+        with self._reported():
+            self._modules = {
+                name: graph.module.to(self.device).eval().requires_grad_(False)
+                for name, graph in graphs.items()
+            }
         self.graphs = {name: graph.signature for name, graph in graphs.items()}
         self._tensors: dict[str, Tensor] = {}
         self._staging: dict[str, tuple[Tensor, torch.cuda.Event]] = {}
@@ -87,22 +90,38 @@ class TorchEngine:
         """Largest device memory taken so far; 0 on the CPU."""
         return torch.cuda.max_memory_allocated(self.device) if self._stream else 0
 
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Turns torch's own errors into one line."""
+        try:
+            yield
+        except torch.OutOfMemoryError as error:
+            raise EngineError(
+                f"{self.name} is out of GPU memory: {one_line(error)}; close other programs on the GPU"
+            ) from error
+        except RuntimeError as error:
+            raise EngineError(f"{self.name} failed: {one_line(error)}") from error
+
     def write(self, tensors: Mapping[str, Written]) -> None:
         for key, value in tensors.items():
             check_input(self.name, self.graphs, key, value)
-            parts = [value] if isinstance(value, np.ndarray) else list(value)
-            sources = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
-            shape = sources[0].shape if isinstance(value, np.ndarray) else (len(parts), *sources[0].shape)
-            known = self._tensors.get(key)
-            if known is None or known.shape != shape:
-                known = self._tensors[key] = torch.empty(shape, dtype=sources[0].dtype, device=self.device)
-            target = known if self._stream is None else self._staging_of(key, known)
-            for slot, source in zip(target.view(len(parts), *sources[0].shape), sources, strict=True):
-                slot.copy_(source)
-            if self._stream is not None:
-                with torch.cuda.stream(self._stream):
-                    known.copy_(target, non_blocking=True)
-                    self._staging[key][1].record()
+            with self._reported():
+                self._write(key, value)
+
+    def _write(self, key: str, value: Written) -> None:
+        parts = [value] if isinstance(value, np.ndarray) else list(value)
+        sources = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
+        shape = sources[0].shape if isinstance(value, np.ndarray) else (len(parts), *sources[0].shape)
+        known = self._tensors.get(key)
+        if known is None or known.shape != shape or not known.is_contiguous():  # the latter by a graph
+            known = self._tensors[key] = torch.empty(shape, dtype=sources[0].dtype, device=self.device)
+        target = known if self._stream is None else self._staging_of(key, known)
+        for slot, source in zip(target.view(len(parts), *sources[0].shape), sources, strict=True):
+            slot.copy_(source)
+        if self._stream is not None:
+            with torch.cuda.stream(self._stream):
+                known.copy_(target, non_blocking=True)
+                self._staging[key][1].record()
 
     def _staging_of(self, key: str, tensor: Tensor) -> Tensor:
         """Pinned memory of the shape of a tensor, from which nothing is being copied any more."""
@@ -117,18 +136,15 @@ class TorchEngine:
         needed = chain_inputs(self.graphs, graphs)
         check_present(self.name, needed, self._tensors)
         inputs = {name: self._tensors[name] for name in needed}
-        try:
-            with torch.no_grad(), torch.cuda.stream(self._stream):
-                if self.cuda_graph:
-                    # Recorded for the addresses of its inputs: one that was replaced (another shape) has another.
-                    place = (*graphs, *wanted, *(t.data_ptr() for t in inputs.values()))
-                    if place not in self._recorded:
-                        self._recorded[place] = self._record(graphs, wanted, inputs)
-                    results = self._recorded[place]()
-                else:
-                    results = self._chain(graphs, wanted, inputs)
-        except RuntimeError as error:
-            raise EngineError(f"{self.name} failed: {one_line(error)}") from error
+        with self._reported(), torch.no_grad(), torch.cuda.stream(self._stream):
+            if self.cuda_graph:
+                # Recorded for the shapes and addresses of its inputs; a tensor of another shape is another tensor.
+                place = (*graphs, *wanted, *((t.shape, t.data_ptr()) for t in inputs.values()))
+                if place not in self._recorded:
+                    self._recorded[place] = self._record(graphs, wanted, inputs)
+                results = self._recorded[place]()
+            else:
+                results = self._chain(graphs, wanted, inputs)
         self._tensors.update(zip(wanted, results, strict=True))
 
     def _chain(
@@ -164,9 +180,8 @@ class TorchEngine:
     def _record(
         self, graphs: Sequence[str], wanted: Sequence[str], inputs: Mapping[str, Tensor]
     ) -> Callable[[], tuple[Tensor, ...]]:
-        for _ in range(
-            WARM_UPS
-        ):  # first calls compile, choose kernels and allocate, which may not be recorded
+        # First calls compile, choose kernels and allocate, which may not be recorded.
+        for _ in range(WARM_UPS):
             self._chain(graphs, wanted, inputs)
         torch.cuda.synchronize(self.device)
         recorded = torch.cuda.CUDAGraph()
@@ -183,7 +198,7 @@ class TorchEngine:
         check_present(self.name, names, self._tensors)
         if self._stream is None:
             return {name: self._tensors[name].numpy().copy() for name in names}
-        try:
+        with self._reported():
             with torch.cuda.stream(self._stream):
                 # Pinned blocks come from torch's pool and go back to it when the caller lets the array go.
                 found = {
@@ -193,8 +208,6 @@ class TorchEngine:
                 for name, target in found.items():
                     target.copy_(self._tensors[name], non_blocking=True)
             self._stream.synchronize()
-        except RuntimeError as error:
-            raise EngineError(f"{self.name} failed: {one_line(error)}") from error
         return {name: target.numpy() for name, target in found.items()}
 
     def wait(self) -> None:

@@ -111,6 +111,7 @@ def test_the_device_path_agrees_from_pixels_to_points(bundle, images, precision)
     cloud = device.cloud(images)
     np.testing.assert_allclose(cloud[..., :3], host_side.organised_points(), rtol=1e-6)
     np.testing.assert_array_equal(cloud[..., 3], host_side.intensity)
+    assert set(device.stages(images)) == {"send", "pixels", *GRAPHS, "read"}
     # Pictures of another size, of different sizes, and too small to be shrunk there.
     rng = np.random.default_rng(1)
     for sizes in ([(100, 90)] * 3, [(72, 128), (80, 128), (72, 128)], [(20, 40)] * 3):
