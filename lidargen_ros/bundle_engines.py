@@ -32,7 +32,8 @@ def open_engine(bundle: Bundle, wanted: str = "auto", *, threads: int | None = N
     if name in TORCH:
         return open_torch(bundle, name, threads)
     graphs = {graph: bundle.file(f"{graph}.onnx") for graph in GRAPHS}
-    return OnnxRuntimeEngine(graphs, name=name, threads=threads)
+    precision = str(bundle.manifest.get("precision", "fp32")).partition(" ")[0]
+    return OnnxRuntimeEngine(graphs, name=name, precision=precision, threads=threads)
 
 
 def open_torch(bundle: Bundle, name: str, threads: int | None) -> Engine:

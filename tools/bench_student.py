@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -81,13 +82,12 @@ class Bench:
         if self.cuda:
             properties = torch.cuda.get_device_properties(0)
             query = "clocks.sm,clocks.max.sm,clocks.mem,power.limit,driver_version"
-            asked = subprocess.run(
-                ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"],
-                capture_output=True, text=True, check=False,
-            )  # fmt: skip
+            command = ["nvidia-smi", f"--query-gpu={query}", "--format=csv,noheader"]
+            if shutil.which(command[0]):
+                asked = subprocess.run(command, capture_output=True, text=True, check=False)
+                facts[query] = asked.stdout.strip()
             facts |= {"gpu": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1),
-                      "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version(),
-                      query: asked.stdout.strip()}  # fmt: skip
+                      "cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}  # fmt: skip
         else:
             facts["cpu"] = platform.processor() or platform.machine()
         return facts

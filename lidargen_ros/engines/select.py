@@ -75,7 +75,7 @@ def obstacle(name: str, bundle: Bundle) -> str:
 
 def _torch_obstacle(bundle: Bundle) -> str:
     if WEIGHTS not in bundle.manifest["files"]:
-        return f"the bundle has no {WEIGHTS}; make it again with tools/make_bundle.py"
+        return f"the bundle has no {WEIGHTS}; export it again: python export/export_onnx.py RUN --out BUNDLE"
     absent = [m for m in ("torch", "safetensors") if importlib.util.find_spec(m) is None]
     if absent:
         return f"{' and '.join(absent)} not installed; pip install 'lidargen_ros[torch]'"
