@@ -234,6 +234,13 @@ class LidarNode(LifecycleNode):
             count, last = pipeline.failed_in_row, pipeline.last_failure
             self.given_up = f"{count} frames in a row failed on the engine, the last with: {last}"
             self.trigger_deactivate()
+        topic = self.resolve_topic_name("points")
+        if self.count_publishers(topic) > 1:
+            self.reporter.warning(
+                "rival",
+                f"{topic}: another node publishes there as well, or was killed seconds ago; stop one, or give it a "
+                "namespace of its own",
+            )
 
     def _on_clock_jump(self, _: Any) -> None:
         self.matcher.jump_back(self.get_clock().now().nanoseconds)

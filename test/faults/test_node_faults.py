@@ -15,7 +15,7 @@ from dds import CAMERAS, HERE
 from lidargen_ros.bags.reader import BagReader
 from lidargen_ros.ros import compat
 
-BURST = {"ticks": 300, "period_ms": 10, "faults": {c: {"size": [160, 88]} for c in CAMERAS}}
+BURST = {"ticks": 300, "period_ms": 6, "faults": {c: {"size": [160, 88]} for c in CAMERAS}}
 
 
 def test_a_slow_and_a_stopped_listener_hold_nobody_up(road) -> None:
@@ -114,11 +114,22 @@ def test_no_memory_for_the_first_frame_is_said_and_ends_the_node(bench) -> None:
 
 def test_no_memory_for_the_thousandth_frame_costs_that_frame(road) -> None:
     before = road.books()["dropped_by_reason"].get("engine", 0)
+    road.bench.set_parameters("lidargen", organised=False, max_range=5.0)  # clouds without points are quick
     for _ in range(8):
         road.begin(BURST)
         road.bench.wait(road.sent, "the cameras to finish", road.node)
         if "engine" in road.books()["dropped_by_reason"]:
             break
     assert (before, road.books()["dropped_by_reason"]["engine"]) == (0, 1)
+    road.bench.set_parameters("lidargen", organised=True, max_range=1000.0)
     assert "the engine failed on a frame: out of memory (injected)" in road.log()
     road.drive({"ticks": 6}).lost_nothing_but()
+
+
+def test_two_nodes_on_one_topic_are_named(bench) -> None:
+    said = "/points: another node publishes there as well, or was killed seconds ago; stop one"
+    first = bench.start_node()
+    second = bench.start_node(active=False)
+    for node in (first, second):
+        bench.wait(lambda n=node: said in n.log.read_text(), "the other node to be named", node)
+    assert second.stop() == 0
