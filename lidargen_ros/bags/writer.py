@@ -116,7 +116,7 @@ class BagWriter:
                 raise WriteError(f"{self.path / 'metadata.yaml'} cannot be written: {e.strerror or e}") from e
         except WriteError as e:
             self._file.abort()
-            raise WriteError(f"bag {self.path} could not be closed: {e}; it has no index") from e
+            raise WriteError(f"{e}; the bag has no index") from e
 
     def __enter__(self) -> "BagWriter":
         return self

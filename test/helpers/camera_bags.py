@@ -58,6 +58,7 @@ def write_bag(
     events: list[Event],
     kind: str = "mcap",
     image_type: str = "sensor_msgs/msg/CompressedImage",
+    size: tuple[int, int] = (80, 44),
 ) -> Path:
     """Record ``events`` as they come; returns the path to open."""
     ros1 = kind == "ros1"
@@ -84,13 +85,15 @@ def write_bag(
             if event.topic not in connections:
                 connections[event.topic] = writer.add_connection(event.topic, kind_of, typestore=store)
             message = (
-                store.types[OWN](number=event.level, text="ä") if own else _picture(store, event, image_type)
+                store.types[OWN](number=event.level, text="ä")
+                if own
+                else _picture(store, event, image_type, size)
             )
             writer.write(connections[event.topic], event.time_ns, serialize(message, kind_of))
     return path.with_suffix(".bag") if ros1 else path
 
 
-def _picture(store, event: Event, image_type: str):
+def _picture(store, event: Event, image_type: str, size: tuple[int, int]):
     stamp = store.types["builtin_interfaces/msg/Time"](
         sec=event.stamp_ns // 10**9, nanosec=event.stamp_ns % 10**9
     )
@@ -98,9 +101,10 @@ def _picture(store, event: Event, image_type: str):
     extra = {"seq": event.level} if "seq" in kind.__annotations__ else {}
     header = kind(stamp=stamp, frame_id="camera", **extra)
     if image_type.endswith("/Image"):
-        size = {"height": 44, "width": 80, "encoding": "rgb8", "is_bigendian": 0, "step": 240}
-        data = np.full(44 * 240, event.level, np.uint8)
-        return store.types[image_type](header=header, data=data, **size)
+        width, height = size
+        about = {"height": height, "width": width, "encoding": "rgb8", "is_bigendian": 0, "step": 3 * width}
+        data = np.full(height * width * 3, event.level, np.uint8)
+        return store.types[image_type](header=header, data=data, **about)
     data = jpeg(event.level)
     if event.broken:
         data = data[: len(data) // 2]

@@ -5,7 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -82,7 +82,7 @@ def synthesize(
     values.update(
         (name, value)
         for name, value in {
-            "bundle": bundle,
+            "bundle": _absolute(bundle),
             "engine": inference_engine,
             "threads": threads,
             **({"cameras": tuple(camera)} if camera else {}),
@@ -93,7 +93,7 @@ def synthesize(
     )
     options = Options(
         settings=Settings().changed(values),
-        checkpoint=checkpoint,
+        checkpoint=_absolute(checkpoint),
         mode=mode,
         device=device,
         outputs=tuple(o.strip() for o in outputs.split(",") if o.strip()),
@@ -102,7 +102,8 @@ def synthesize(
         slice_s=slice_s,
     )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # batch systems stop a job with it
-    with _bars(not as_json) as (started, tell):
+    # What libraries say while they work is no part of the summary: Ray tells of lost workers on stdout.
+    with redirect_stdout(sys.stderr), _bars(not as_json) as (started, tell):
         crew = _crew(engine, options, workers, ray_address, tell)
         try:
             run = Run(bags, out, options, crew, started)
@@ -135,6 +136,11 @@ def exit_code(content: dict[str, Any], stopped: bool) -> int:
     if content["failed"]:
         return 1
     return LOSSES if content["failed_frames"] or content["damaged"] else 0
+
+
+def _absolute(name: str) -> str:
+    """A path as workers in other folders understand it; names of shipped things stay."""
+    return str(Path(name).resolve()) if name and Path(name).exists() else name
 
 
 def _crew(engine: Engine, options: "Options", workers: int, address: str, tell: Any) -> "Crew":
