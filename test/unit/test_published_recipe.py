@@ -99,18 +99,18 @@ def test_cross_attention_without_text_is_left_alone(recipe):
 
 
 def test_one_frame_is_learnt_and_its_files_generate(tmp_path):
-    """The weighted error at fixed noise falls to a third, and what the run wrote generates as its evaluation did."""
+    """The weighted error at fixed noise falls to half, and what the run wrote generates as its evaluation did."""
     clips = write_clips(tmp_path / "clips", spins=1)
     experiment = toy_experiment(
-        "published_tiny", clips, "data.val_split=train", f"data.cache={tmp_path / 'latents'}", "batch=4", "samples=240",
+        "published_tiny", clips, "data.val_split=train", f"data.cache={tmp_path / 'latents'}", "batch=4", "samples=144",
         "eval_every=0", "pictures_every=0", "save_every=0", "log_every=40", "tensorboard=false",
-        "optimiser={lr: 6e-3, ema_width: null}", "validation.noise_levels=8",
+        "optimiser={lr: 6e-3, ema_width: null}", "validation.noise_levels=6",
     )  # fmt: skip
     recipe = PublishedRecipe(experiment, CPU)
     with torch.no_grad():
         before = recipe.validate(recipe.build_model().eval())["weighted_error"]
     result = Trainer(recipe, experiment, tmp_path / "run", CPU).run()
-    assert result["model"]["weighted_error"] < before / 3
+    assert result["model"]["weighted_error"] < before / 2
     assert result["ladder"]["best constant map"]["mae_m"] == pytest.approx(0, abs=1e-5)  # of that very frame
     (pair,) = recipe.pairs(recipe.trained(tmp_path / "run"), 1)
     options = replace(recipe.pipeline.options, steps=experiment.validation.steps)

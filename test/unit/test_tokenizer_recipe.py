@@ -71,20 +71,20 @@ def test_images_hold_ranges_as_published():
 
 
 def test_one_clip_is_learnt_and_its_files_load(clips, tmp_path):
-    """The mean absolute error of the pixels falls to a third of what it was; the run's files hold weights and statistics."""
+    """The mean absolute error of the pixels falls to half of what it was; the run's files hold weights and statistics."""
     experiment = toy_experiment(
-        "tokenizer_lidar", clips, "data.val_split=train", "samples=80", "eval_every=0", "pictures_every=80",
+        "tokenizer_lidar", clips, "data.val_split=train", "samples=48", "eval_every=0", "pictures_every=48",
         "save_every=0", "log_every=2", "tensorboard=false",
     )  # fmt: skip
     recipe = TokenizerRecipe(experiment, CPU)
     result = Trainer(recipe, experiment, tmp_path, CPU).run()
     losses = [row["loss"] for row in read_curve(tmp_path) if "loss" in row]
-    assert np.mean(losses[-3:]) < losses[0] / 3
+    assert np.mean(losses[-3:]) < losses[0] / 2
     assert result["model"]["mae_m"] < 20
     assert 0 < result["model"]["ssim"] < 1
     assert len(list((tmp_path / "pictures").glob("*.jpg"))) == 1
     whole = load_tokenizer(tmp_path)
-    trained = load_tokenizer(tmp_path / "checkpoints" / "iter_000000040_ema_model.pt")
+    trained = load_tokenizer(tmp_path / "checkpoints" / "iter_000000024_ema_model.pt")
     for name, value in whole.network.state_dict().items():
         assert torch.equal(value, trained.network.state_dict()[name])
     images = torch.cat([recipe._image(recipe._reduced(recipe._seen[i].range_map)) for i in (0, 1)])

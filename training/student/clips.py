@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lidargen_ros.cameras.align import align, atlas
+from lidargen_ros.cameras.align import align, atlas, ray_features
 from lidargen_ros.cameras.rig import Rig
 from lidargen_ros.errors import ConfigError, DataError
 from lidargen_ros.models.student import COLUMN_MULTIPLE, ROW_MULTIPLE
@@ -107,6 +107,7 @@ class ClipStream:
         self.training, self.validation, self.sensor = training, validation, sensor
         self.tile, self.hypotheses, self.lidar_height = tile, hypotheses, lidar_height
         self.drop, self.first_seed, self.device = drop, first_seed, torch.device(device)
+        self._rays = torch.from_numpy(ray_features(sensor, lidar_height))
         self._order, self._shown = Shuffled(len(training), seed), Shuffled(len(validation))
         settings = repr((tile, hypotheses, lidar_height, sensor.to_dict(), training.clips.cameras))
         folder = Path(cache) / hashlib.sha256(settings.encode()).hexdigest()[:16] if cache else None
@@ -164,7 +165,7 @@ class ClipStream:
             mask = mask * (found["view"] != int(rng.integers(int(found["views"]))))
         colours = (found["colours"].float() / 127.5 - 1) * mask[:, None]
         pixels = torch.cat([colours, mask[:, None]], 1).flatten(0, 1)
-        return pixels, found["rays"], found["range_m"], found["intensity"], mask[-1] > 0
+        return pixels, self._rays, found["range_m"], found["intensity"], mask[-1] > 0
 
     def _made(self, frame: ClipFrame | Failure) -> dict[str, Tensor]:
         """What the network reads and shall say of a frame; colours rounded to 8 bit, cached or not."""
@@ -183,7 +184,6 @@ class ClipStream:
             "colours": ((pixels + 1) * 127.5).round().to(torch.uint8),
             "view": torch.from_numpy(maps.view),
             "views": torch.tensor(len(frame.rig)),
-            "rays": torch.from_numpy(maps.rays),
             "range_m": torch.from_numpy(ranges),
             "intensity": torch.from_numpy(intensity),
         }
