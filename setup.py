@@ -43,6 +43,7 @@ EXTRAS = {
     "pandaset": ["pandas>=2"],
     "ray": ["ray>=2.30"],
     "view": ["rerun-sdk>=0.23"],
+    "odometry": ["kiss-icp>=1.2"],
     "ros": [
         "ros-kilted-rclpy[fastrtps]; platform_machine == 'x86_64'",
         "ros-sensor-msgs; platform_machine == 'x86_64'",

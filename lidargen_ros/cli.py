@@ -10,7 +10,7 @@ import typer
 from . import bench, demo, evaluate, generate, sensor_fit
 from .bags.synthesis import command as synthesize
 from .errors import LidargenError
-from .looking import info, picture, view
+from .looking import info, odometry, picture, view
 from .models import download
 
 app = typer.Typer(
@@ -19,7 +19,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="A LiDAR for vehicles that only have cameras.",
 )
-for module in (bench, demo, generate, synthesize, download, evaluate, sensor_fit, info, picture, view):
+for module in (
+    bench,
+    demo,
+    generate,
+    synthesize,
+    download,
+    evaluate,
+    sensor_fit,
+    info,
+    picture,
+    view,
+    odometry,
+):
     module.register(app)
 
 

@@ -170,6 +170,9 @@ def register(app: Any) -> None:
         exact: Annotated[
             bool, typer.Option("--exact", help="Chamfer over all points instead of 20,000.")
         ] = False,
+        odometry: Annotated[
+            bool, typer.Option("--odometry", help="Also the drift of KISS-ICP on both; needs a bag.")
+        ] = False,
     ) -> None:
         """Compare generated with true sweeps: errors, Chamfer, returns, histograms, beside predictors without
         a model.
@@ -208,6 +211,13 @@ def register(app: Any) -> None:
             library = None if training is None else true_maps_from_folder(training, limit)
             with console.status("comparing"):
                 report = evaluate(found, library, chamfer_queries=None if exact else 20_000)
+            if odometry:
+                from .looking.moment import Bags, Wanted
+                from .looking.odometry import bag_odometry
+
+                with console.status("odometry"):
+                    topics = Wanted(generated=generated, truth=truth)
+                    report["odometry"] = bag_odometry(Bags([source], topics))
         except LidargenError as e:
             console.print(f"[red]error:[/red] {e}", soft_wrap=True, highlight=False)
             raise typer.Exit(1) from e

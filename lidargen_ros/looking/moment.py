@@ -2,7 +2,7 @@
 """One moment of one or several bags: pictures, calibration, the true sweep and the generated one, as far as they are there."""
 
 import heapq
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -39,9 +39,7 @@ class Wanted:
     generated: str = ""
     truth: str = ""
     truth_sensor: str = ""
-    yaw_deg: float = (
-        0.0  # direction of travel in the frame of the true LiDAR, counter-clockwise from its x axis
-    )
+    yaw_deg: float = 0.0  # where forward is in the frame of the LiDAR, counter-clockwise from its x axis
 
 
 @dataclass
@@ -71,8 +69,10 @@ class Bags:
     def __init__(self, paths: Sequence[Path], wanted: Wanted | None = None) -> None:
         self.wanted = wanted or Wanted()
         self.contents = [look_into(path) for path in paths]
-        self.generated = self._lidar(self.wanted.generated, [c.generated_lidars for c in self.contents])
-        self.truth = self._lidar(self.wanted.truth, [c.true_lidars for c in self.contents])
+        clouds = [(c.path, lidar) for c in self.contents for lidar in c.lidars if not lidar.lacks]
+        self.generated = _chosen(self.wanted.generated, clouds, lambda lidar: lidar.generated)
+        rest = [pair for pair in clouds if pair != self.generated]
+        self.truth = _chosen(self.wanted.truth, rest, lambda lidar: not lidar.generated)
         lidar = self.generated or self.truth
         self.frame = self.wanted.frame or (lidar[1].frame if lidar else "lidar")
         self.contents = [look_into(c.path, self.frame) for c in self.contents]
@@ -80,15 +80,6 @@ class Bags:
         self.forward = np.eye(4)  # coordinates of ``frame`` -> the same, x forward
         self.forward[:3, :3] = Rotation.from_euler("z", -self.wanted.yaw_deg, degrees=True).as_matrix()
         self.order: list[str] = []  # names of the cameras, as the rig of the last moment has them
-
-    def _lidar(self, topic: str, found: list[list[LidarTopic]]) -> tuple[Path, LidarTopic] | None:
-        pairs = [(c.path, lidar) for c, lidars in zip(self.contents, found, strict=True) for lidar in lidars]
-        named = [pair for pair in pairs if not topic or pair[1].topic == topic]
-        if topic and not named:
-            raise DataError(
-                f"no usable cloud on {topic}; there are {', '.join(x.topic for _, x in pairs) or 'none'}"
-            )
-        return named[0] if named else None
 
     def _cameras(self) -> list[tuple[Path, CameraTopic]]:
         found = [(c.path, camera) for c in self.contents for camera in c.cameras if camera.size]
@@ -157,7 +148,7 @@ class Bags:
         """Everything nearest to a time; ``own_rig`` is a model's, taken where the bags have no calibration."""
         found = Moment(self.time_ns(at_s))
         if self.generated:
-            found.generated = self._generated(*self.generated, found.stamp_ns)
+            found.generated = self._generated(*self.generated, found)
             found.stamp_ns = found.generated.stamp_ns
         if self.truth:
             found.truth = self._truth(*self.truth, found)
@@ -169,15 +160,15 @@ class Bags:
             found.images.append(compressed_to_rgb(message) if kind == COMPRESSED else image_to_rgb(message))
         return found
 
-    def _generated(self, path: Path, lidar: LidarTopic, at_ns: int) -> Sweep:
-        assert lidar.metadata is not None
-        cloud = cloud_from_message(self.nearest(path, lidar.topic, at_ns), lidar.topic)
-        sensor = Sensor.from_dict(lidar.metadata["sensor"])
+    def _generated(self, path: Path, lidar: LidarTopic, found: Moment) -> Sweep:
+        cloud = cloud_from_message(self.nearest(path, lidar.topic, found.stamp_ns), lidar.topic)
+        known = lidar.metadata
+        sensor = Sensor.from_dict(known["sensor"]) if known else self._fitted(path, lidar, found.notes)
         return Sweep(organised_map(cloud, sensor), sensor, cloud.stamp_ns)
 
     def _truth(self, path: Path, lidar: LidarTopic, found: Moment) -> Sweep:
         cloud = cloud_from_message(self.nearest(path, lidar.topic, found.stamp_ns), lidar.topic)
-        sensor = self.truth_sensor(path, lidar, found.notes)
+        sensor = self._truth_sensor(path, lidar, found.notes)
         return Sweep(organised_map(self._moved(cloud, path, found.notes), sensor), sensor, cloud.stamp_ns)
 
     def _moved(self, cloud: Cloud, path: Path, notes: list[str]) -> Cloud:
@@ -194,17 +185,17 @@ class Bags:
             return cloud
         return replace(cloud, points=transform(cloud.points, pose).astype(np.float32), cell=None)
 
-    def truth_sensor(self, path: Path, lidar: LidarTopic, notes: list[str]) -> Sensor:
-        """The given sensor, that of a ``lidar.yaml`` beside the bag, or one fitted to the first clouds.
-
-        Raises:
-            ConfigError, CalibrationError: no such sensor, or none fits; names --truth-sensor.
-        """
+    def _truth_sensor(self, path: Path, lidar: LidarTopic, notes: list[str]) -> Sensor:
+        """The given sensor, that of a ``lidar.yaml`` beside the bag, or one fitted to the first clouds."""
         if self.wanted.truth_sensor:
             return load_sensor(self.wanted.truth_sensor)
         for file in (path / "lidar.yaml", path.parent / "lidar.yaml"):
             if file.is_file() and (sensor := load_sensor(file)).shape == lidar.shape:
                 return sensor
+        return self._fitted(path, lidar, notes)
+
+    def _fitted(self, path: Path, lidar: LidarTopic, notes: list[str]) -> Sensor:
+        """Rows and columns of the first clouds. Raises CalibrationError where none fit; names --truth-sensor."""
         clouds = []
         with BagReader(path) as bag:
             for message in bag.messages([lidar.topic]):
@@ -269,3 +260,14 @@ class Bags:
                 f"({', '.join(by_name)}); name them with --camera, once for each view, in that order"
             )
         return self.cameras
+
+
+def _chosen(
+    topic: str, clouds: Sequence[tuple[Path, LidarTopic]], fits: Callable[[LidarTopic], bool]
+) -> tuple[Path, LidarTopic] | None:
+    """The cloud on ``topic``; without a name the first that fits."""
+    found = [pair for pair in clouds if (pair[1].topic == topic if topic else fits(pair[1]))]
+    if topic and not found:
+        known = ", ".join(lidar.topic for _, lidar in clouds) or "none"
+        raise DataError(f"no usable cloud on {topic}; there are {known}")
+    return found[0] if found else None

@@ -179,6 +179,12 @@ def test_true_generated_and_both(tmp_path, drive, generated):
     assert heights[1] < heights[0]  # no row of cameras
 
 
+def test_a_named_cloud_counts_as_generated_without_metadata(drive):
+    moment = Bags([drive], Wanted(generated="/lidar/points")).moment()
+    assert moment.truth is None
+    assert moment.generated.returns.any()
+
+
 def test_generated_on_the_spot(tmp_path, drive):
     run("picture", drive, "--bundle", "constant", "--out", tmp_path / "p.jpg", "--width", 480)
     assert (tmp_path / "p.jpg").stat().st_size > 5000
