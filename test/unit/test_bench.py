@@ -2,7 +2,11 @@
 """lidargen bench: what it writes and how it fails."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner
 
 from lidargen_ros.cli import app
@@ -40,3 +44,25 @@ def test_nothing_could_be_timed():
 
 def test_a_size_that_is_none():
     assert "WIDTHxHEIGHT" in str(run("constant", "--size", "big").exception)
+
+
+@pytest.mark.slow
+def test_the_tool_for_gpus_at_toy_size(tmp_path):
+    pytest.importorskip("torch")
+    tool = Path(__file__).resolve().parents[2] / "tools" / "bench_student.py"
+    command = [sys.executable, tool, "--out", tmp_path, "--device", "cpu", "--tiny", "--frames", "3"]
+    subprocess.run([*command, "--engines", "torch,onnxruntime-cuda"], check=True, capture_output=True)
+    engines = json.loads((tmp_path / "bench_student.json").read_text())["models"]["tiny"]["engines"]
+    assert set(engines["torch"]["stages_ms"]) > {
+        "write",
+        "pixels",
+        "encoder",
+        "denoiser",
+        "decoder",
+        "points",
+    }
+    assert engines["torch"]["frame_ms"]["p99"] > 0
+    assert (
+        "onnxruntime" in engines["onnxruntime-cuda"]["failed"]
+    )  # not here, or not built: a line with its reason
+    assert "| torch |" in (tmp_path / "bench_student.md").read_text()
