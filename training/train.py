@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from pathlib import Path
@@ -101,7 +102,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             train(experiment, arguments.folder)
         except Stopped as stopped:
-            print(stopped, file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":
+                print(stopped, file=sys.stderr)
             return RESUMABLE
     except LidargenError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,6 +3,7 @@
 
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -27,6 +28,16 @@ RUN = [
 def curve(folder):
     rows = [json.loads(line) for line in (folder / "curve.jsonl").read_text().splitlines()]
     return [[row["samples"], row["loss"], row["grad_norm"]] for row in rows if "loss" in row]
+
+
+def test_the_training_benchmark_runs(tmp_path, monkeypatch, capsys):
+    small = [*PUBLISHED[:2], "sizes.camera_latent=[8,12]", "batch=2", "device=cpu", "precision=fp32"]
+    out = tmp_path / "bench"
+    monkeypatch.setattr(sys, "argv", ["bench_training.py", "--steps", "2", "--out", str(out), *small])
+    runpy.run_path(str(ROOT / "tools" / "bench_training.py"), run_name="__main__")
+    result = json.loads((out / "result.json").read_text())
+    assert len(result["losses"]) == 2
+    assert result["tflop_per_s_per_gpu"] > 0
 
 
 def test_two_processes_that_shard_draw_the_curve_of_one(tmp_path):
