@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 import yaml
 from numpy.typing import NDArray
 from rich.console import Console
@@ -85,8 +86,12 @@ def evaluate_run(
         ConfigError: the folder is no run, or of a kind that makes no sweeps. CheckpointError: it has no weights yet.
     """
     experiment = experiment_of(run)
-    recipe = recipe_class(experiment.kind)(experiment, pick_device(device))
-    folder = write_sweeps(recipe, run, frames, training_frames)
+    place = pick_device(device)
+    recipe = recipe_class(experiment.kind)(experiment, place)
+    with torch.autocast(
+        place.type, torch.bfloat16, enabled=experiment.precision == "bf16"
+    ):  # as in validation
+        folder = write_sweeps(recipe, run, frames, training_frames)
     found = pairs_from_folder(folder, recipe.sensor, recipe.sensor, limit=frames)
     report = evaluate(found, true_maps_from_folder(folder / "training", training_frames))
     (run / "evaluation.json").write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")

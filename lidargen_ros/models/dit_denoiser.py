@@ -142,7 +142,8 @@ class DiffusionModel(nn.Module):
 
     def log_variance(self, noise_level: Tensor) -> Tensor:
         """Learned log-variance ``[B, 1]`` of the error at a noise level (training only)."""
-        return self.logvar(noise_level)
+        features, linear = self.logvar
+        return linear(features(noise_level).to(linear.weight.dtype))
 
 
 def guided(conditional: Tensor, unconditional: Tensor, guidance: float) -> Tensor:

@@ -98,6 +98,16 @@ def test_cross_attention_without_text_is_left_alone(recipe):
     assert len(group["params"]) == len(list(model.parameters())) - len(frozen)
 
 
+def test_weights_in_half_precision_give_the_same_losses(recipe):
+    """As sharding leaves them during a step: parameters in bfloat16, buffers and noise in float32."""
+    model, batch = recipe.build_model(), recipe.batch(0, 2)
+    exact = recipe.losses(model, batch)
+    for parameter in model.parameters():
+        parameter.data = parameter.data.bfloat16()
+    for name, value in recipe.losses(model, batch).items():
+        assert float(value.detach()) == pytest.approx(float(exact[name].detach()), rel=0.02, abs=0.02), name
+
+
 def test_one_frame_is_learnt_and_its_files_generate(tmp_path):
     """The weighted error at fixed noise falls to half, and what the run wrote generates as its evaluation did."""
     clips = write_clips(tmp_path / "clips", spins=1)

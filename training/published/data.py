@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class LatentFrames:
         self._order = Shuffled(len(names), seed)
         folder = Path(cache) / fingerprint(pipeline) if cache else None
         self._cache = TensorCache(folder)
-        self._reading = Lock()  # readers and networks serve one thread at a time
+        self._reading = RLock()  # readers and networks serve one thread at a time
 
     def index_of(self, number: int) -> int:
         """Item of ``frames`` that sample ``number`` means."""
@@ -71,7 +71,8 @@ class LatentFrames:
 
     def frame(self, index: int) -> ClipFrame:
         """The frame itself; raises DataError where it cannot be read."""
-        return readable(self.frames, index)
+        with self._reading:
+            return readable(self.frames, index)
 
     def batch(self, numbers: Sequence[int]) -> Tensor:
         """``[B, C, V, H, W]`` of these sample numbers."""

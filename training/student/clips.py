@@ -11,6 +11,7 @@ import hashlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from threading import Lock
 from typing import Protocol
 
 import numpy as np
@@ -109,6 +110,7 @@ class ClipStream:
         self.drop, self.first_seed, self.device = drop, first_seed, torch.device(device)
         self._rays = torch.from_numpy(ray_features(sensor, lidar_height))
         self._order, self._shown = Shuffled(len(training), seed), Shuffled(len(validation))
+        self._reading = Lock()  # readers serve one thread at a time
         settings = repr((tile, hypotheses, lidar_height, sensor.to_dict(), training.clips.cameras))
         folder = Path(cache) / hashlib.sha256(settings.encode()).hexdigest()[:16] if cache else None
         self._caches = {
@@ -155,7 +157,8 @@ class ClipStream:
         data, index = self._at(seed)
         clip, frame = data.items[index]
         try:
-            found = self._caches[data.source](f"{clip}_{frame}", lambda: self._made(data[index]))
+            with self._reading:
+                found = self._caches[data.source](f"{clip}_{frame}", lambda: self._made(data[index]))
         except DataError as error:
             log.warning("frame left out: clip %s, frame %s: %s", clip, frame, error)
             return None
