@@ -2,7 +2,7 @@
 # Two commands for a newcomer: `make demo` and `make test`. Each sets up what it needs in .venv.
 
 PYTHON ?= python3
-BUNDLE ?= constant
+BUNDLE ?= nano
 SECONDS ?= 600
 VENV := .venv
 RUN := $(VENV)/bin/python
