@@ -33,7 +33,8 @@ class CameraTopic:
         size: (width, height) of the first picture; None where it cannot be read.
         camera: from its CameraInfo.
         camera_to_lidar: ``[4, 4]`` from the transforms.
-        lacks: one line for each thing that is missing; empty where all is there.
+        faults: why it cannot be read, or what is wrong with its CameraInfo.
+        unplaced: why its place is not known; empty where it is.
     """
 
     topic: str
@@ -42,7 +43,13 @@ class CameraTopic:
     info_topic: str = ""
     camera: Camera | None = None
     camera_to_lidar: NDArray | None = None
-    lacks: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+    unplaced: str = ""
+
+    @property
+    def lacks(self) -> list[str]:
+        """One line for each thing that is missing; empty where all is there."""
+        return [*self.faults, *([self.unplaced] if self.unplaced else [])]
 
     @property
     def name(self) -> str:
@@ -88,6 +95,15 @@ class Contents:
     @property
     def generated_lidars(self) -> list[LidarTopic]:
         return [lidar for lidar in self.lidars if lidar.generated and not lidar.lacks]
+
+    def place_cameras(self, frame: str) -> None:
+        """Where the cameras are in the frame of the LiDAR, by the fixed transforms."""
+        for camera in self.cameras:
+            camera.camera_to_lidar, camera.unplaced = None, ""
+            try:
+                camera.camera_to_lidar = self.tree.fixed(camera.frame, frame)
+            except CalibrationError as e:
+                camera.unplaced = str(e)
 
     def describe(self, topic: str) -> str:
         """What a topic is, in a few words."""
@@ -158,9 +174,9 @@ def look_into(path: str | Path, lidar_frame: str = "") -> Contents:
             _picture(message, found)
         elif topic.msgtype not in (INFO, *TF):
             found.notes[name] = _other(topic, metadata)
-    frame = lidar_frame or next((x.frame for x in found.lidars if not x.lacks), "lidar")
     for camera in found.cameras:
-        _calibrate(camera, frame, firsts, found)
+        _read_info(camera, firsts, found)
+    found.place_cameras(lidar_frame or next((x.frame for x in found.lidars if not x.lacks), "lidar"))
     return found
 
 
@@ -225,14 +241,12 @@ def _picture(message: BagMessage, found: Contents) -> None:
         camera.size = rgb.shape[1], rgb.shape[0]
         found.notes[message.topic] = f"camera {rgb.shape[1]} x {rgb.shape[0]}, {encoding.strip() or 'jpeg'}"
     except (DataError, InputError) as e:
-        camera.lacks.append(str(e))
+        camera.faults.append(str(e))
     found.cameras.append(camera)
 
 
-def _calibrate(
-    camera: CameraTopic, frame: str, firsts: dict[str, BagMessage | None], found: Contents
-) -> None:
-    """Intrinsics and place of a camera, or what is missing for them."""
+def _read_info(camera: CameraTopic, firsts: dict[str, BagMessage | None], found: Contents) -> None:
+    """Intrinsics of a camera, or what is missing for them."""
     for base in (
         camera.topic.rpartition("/")[0],
         camera.topic.removesuffix("/compressed").rpartition("/")[0],
@@ -241,7 +255,7 @@ def _calibrate(
             camera.info_topic = f"{base}/camera_info"
     info = firsts.get(camera.info_topic)
     if info is None:
-        camera.lacks.append("no CameraInfo beside it: give a rig file (--rig)")
+        camera.faults.append("no CameraInfo beside it: give a rig file (--rig)")
     else:
         try:
             decoded = info.decode()
@@ -251,12 +265,8 @@ def _calibrate(
                 f"{decoded.distortion_model or 'pinhole'} {decoded.width} x {decoded.height}"
             )
         except LidargenError as e:
-            camera.lacks.append(str(e))
+            camera.faults.append(str(e))
             found.notes[camera.info_topic] = f"not usable: {e}"
-    try:
-        camera.camera_to_lidar = found.tree.fixed(camera.frame, frame)
-    except CalibrationError as e:
-        camera.lacks.append(str(e))
 
 
 def _other(topic: Topic, metadata: dict[str, dict[str, Any] | None]) -> str:

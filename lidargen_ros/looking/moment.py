@@ -75,7 +75,8 @@ class Bags:
         self.truth = _chosen(self.wanted.truth, rest, lambda lidar: not lidar.generated)
         lidar = self.generated or self.truth
         self.frame = self.wanted.frame or (lidar[1].frame if lidar else "lidar")
-        self.contents = [look_into(c.path, self.frame) for c in self.contents]
+        for contents in self.contents:
+            contents.place_cameras(self.frame)
         self.cameras = self._cameras()
         self.forward = np.eye(4)  # coordinates of ``frame`` -> the same, x forward
         self.forward[:3, :3] = Rotation.from_euler("z", -self.wanted.yaw_deg, degrees=True).as_matrix()
