@@ -26,7 +26,7 @@ from rich.logging import RichHandler
 from rich.progress import Progress
 
 from export.engine_builder import Built, Range, Target, build
-from export.engine_check import check_engines
+from export.engine_check import check_engines, free_sizes
 from export.engine_store import building, engines_root, publish
 from export.equality import TOLERANCE, in_float32, random_inputs, run_chain, worst_error
 from export.precision import TYPES, graph_precision, to_half
@@ -37,7 +37,6 @@ from lidargen_ros.errors import ConfigError, EngineError, LidargenError
 
 log = logging.getLogger("build_engine")
 ORDER = ("encoder", "denoiser", "decoder")  # of a frame: what one computes, the next one reads
-MOST_CAMERAS = 8
 LAYERS = ".layers.json"
 CONVERTED_WEIGHTS = 1e9  # more would need several copies of the graph in memory
 
@@ -184,14 +183,6 @@ def bundle_precision(graphs: list[Path]) -> str:
     """What the graphs were exported in: that of the first one in half precision, else fp32."""
     found = [graph_precision(light(path)) for path in graphs]
     return next((precision for precision in found if precision != "fp32"), "fp32")
-
-
-def free_sizes(bundle: Bundle) -> dict[str, Range]:
-    """Sizes of the dimensions that graphs leave free: the rows of the atlas (cameras below each other), the batch."""
-    tile = bundle.manifest.get("preprocessing", {}).get("tile", (1, 1))
-    cameras = len(bundle.rig)
-    most = max(cameras, MOST_CAMERAS)
-    return {"atlas_height": (tile[0], tile[0] * cameras, tile[0] * most), "batch": (1, 1, most)}
 
 
 def prepare(

@@ -3,17 +3,23 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import helper
 
+from export.engine_builder import Range
+from export.equality import TOLERANCE, in_float32, random_inputs, run_chain, worst_error
 from lidargen_ros.bundle import Bundle
 from lidargen_ros.engines.build_record import BuildRecord
+from lidargen_ros.engines.tensorrt_engine import TensorRTEngine
 from lidargen_ros.engines.trt_api import TensorRT, current_gpu
 from lidargen_ros.errors import EngineError
 
+log = logging.getLogger("build_engine")
+MOST_CAMERAS = 8
 REFUSED = "Serialization"  # in the runtime's message where a plan's header or size is wrong
 
 
@@ -34,9 +40,33 @@ def check_engines(bundle: Bundle, folder: Path, record: BuildRecord, api: Tensor
         return ["numbers of the engines: no NVIDIA GPU here"]
     if gpu.capability != record.gpu:
         return [f"numbers of the engines: built for {record.gpu}, the GPU here is {gpu.capability}"]
-    for name in record.engines:
-        api.load(folder / name)
+    check_numbers(bundle, folder, record, api)
     return []
+
+
+def check_numbers(bundle: Bundle, folder: Path, record: BuildRecord, api: TensorRT) -> None:
+    """Runs the engines on their GPU and compares every output with ONNX Runtime's."""
+    graphs = {Path(name).stem: bundle.file(f"{Path(name).stem}.onnx") for name in record.engines}
+    models = [onnx.load(path) for path in graphs.values()]
+    free = {name: sizes[1] for name, sizes in free_sizes(bundle).items()}
+    inputs = random_inputs(models, free)
+    expected = run_chain([in_float32(m) if record.precision == "bf16" else m for m in models], inputs)
+    engine = TensorRTEngine(
+        {name: folder / f"{name}.engine" for name in graphs}, api, precision=record.precision
+    )
+    try:
+        engine.write(inputs)
+        outputs = [o.name for model in models for o in model.graph.output]
+        engine.run(tuple(graphs), outputs)
+        error = worst_error(engine.read(outputs), {name: expected[name] for name in outputs})
+    finally:
+        engine.close()
+    if not error <= TOLERANCE[record.precision]:
+        raise EngineError(
+            f"{folder}: the engines differ from ONNX Runtime by {error:.2g}, more than {TOLERANCE[record.precision]}; "
+            "build in another precision, and report it"
+        )
+    log.info("verified on %s: largest relative error %.1e", record.gpu, error)
 
 
 def check_bindings(bindings: dict[str, list[Any]], graph: Path, engine: Path) -> None:
@@ -70,3 +100,11 @@ def check_plan(api: TensorRT, path: Path, bindings: dict[str, list[Any]]) -> Non
         raise EngineError(
             f"{path} is refused by {api.name} {api.version}: {reason}; build it again with --rebuild"
         )
+
+
+def free_sizes(bundle: Bundle) -> dict[str, Range]:
+    """Sizes of the dimensions that graphs leave free: the rows of the atlas (cameras below each other), the batch."""
+    tile = bundle.manifest.get("preprocessing", {}).get("tile", (1, 1))
+    cameras = len(bundle.rig)
+    most = max(cameras, MOST_CAMERAS)
+    return {"atlas_height": (tile[0], tile[0] * cameras, tile[0] * most), "batch": (1, 1, most)}

@@ -118,7 +118,8 @@ def takes_half(schema: onnx.defs.OpSchema, index: int, precision: str) -> bool:
 
 def half_weight(weight: TensorProto, name: str, precision: str) -> TensorProto:
     array = numpy_helper.to_array(weight)
-    cast = array.astype(NUMPY[precision])
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite and is named below
+        cast = array.astype(NUMPY[precision])
     if not np.isfinite(cast.astype(np.float32)).all():
         raise ConfigError(f"weight {weight.name} does not fit into {precision}; keep the graph in fp32")
     return numpy_helper.from_array(cast, name)

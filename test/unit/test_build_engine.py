@@ -224,3 +224,23 @@ def test_a_bundle_that_cannot_be_written_is_built_into_the_cache(bundle, tmp_pat
     from lidargen_ros.bundle import load_bundle
 
     assert build_folders(bundle, "constant", load_bundle(bundle).digest) == [folder]
+
+
+@pytest.mark.parametrize(("factor", "status"), [(1.0, 0), (1.1, 1)])
+def test_verify_compares_numbers_where_the_gpu_is(bundle, monkeypatch, capsys, factor, status):
+    """The GPU's engine is played by ONNX Runtime, once exactly and once 10 % off."""
+    from export import engine_check
+    from lidargen_ros.engines.onnxruntime_engine import OnnxRuntimeEngine
+
+    class Stand(OnnxRuntimeEngine):
+        def __init__(self, engines, api, *, precision):
+            assert all(path.suffix == ".engine" for path in engines.values())
+            super().__init__({name: bundle / f"{name}.onnx" for name in engines})
+
+        def read(self, names):
+            return {name: factor * value for name, value in super().read(names).items()}
+
+    monkeypatch.setattr(engine_check, "current_gpu", lambda: trt_api.Gpu(GPU, "test"))
+    monkeypatch.setattr(engine_check, "TensorRTEngine", Stand)
+    assert built(bundle, "--gpu", GPU, "--verify") == status
+    assert ("differ from ONNX Runtime by 0.1" in capsys.readouterr().err) == bool(status)

@@ -9,7 +9,6 @@ torch = pytest.importorskip("torch")
 from lidargen_ros import range_coding  # noqa: E402
 from lidargen_ros.models.student import NANO, Student, StudentConfig, precondition  # noqa: E402
 from lidargen_ros.models.student_graphs import look_up  # noqa: E402
-from lidargen_ros.sensors import Sensor  # noqa: E402
 
 SMALL = StudentConfig(
     hypotheses=2,
@@ -68,13 +67,3 @@ def test_look_up_takes_the_colour_at_the_pixel():
     out = look_up(atlas, grid, mask)[0, :, 0]
     assert torch.allclose(out[:, 0], torch.tensor([1.0, -1.0, 128 / 127.5 - 1, 1.0]), atol=1e-5)
     assert not out[:, 1].any()
-
-
-def test_export_equals_torch(student, tmp_path):
-    pytest.importorskip("onnxscript")
-    from export.student import export_graphs
-
-    sensor = Sensor("small", np.linspace(10, -25, 16), 72)
-    errors = export_graphs(student, tmp_path, sensor, (32, 64), half=False)
-    assert max(e["random"] for e in errors.values()) < 1e-4
-    assert {p.name for p in tmp_path.glob("*.onnx")} == {"encoder.onnx", "denoiser.onnx", "decoder.onnx"}

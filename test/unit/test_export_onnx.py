@@ -1,0 +1,207 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From weights to a bundle: a student with random weights through the command, types of graphs, weights never all in memory."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from safetensors.torch import save_file  # noqa: E402
+
+from export import export_onnx, precision, student_bundle  # noqa: E402
+from export.equality import compare, in_float32, random_inputs, run_chain, worst_error  # noqa: E402
+from export.graphs import save, trace  # noqa: E402
+from export.published import DenoiserGraph, denoiser_graph, tokenizer_graphs  # noqa: E402
+from lidargen_ros.bundle import load_bundle  # noqa: E402
+from lidargen_ros.errors import ConfigError  # noqa: E402
+from lidargen_ros.generator import LidarGenerator  # noqa: E402
+from lidargen_ros.models.dit_config import DiTConfig  # noqa: E402
+from lidargen_ros.models.dit_denoiser import DiffusionModel  # noqa: E402
+from lidargen_ros.models.latents import LatentStats  # noqa: E402
+from lidargen_ros.models.published_sampling import LatentSizes  # noqa: E402
+from lidargen_ros.models.student import Student, StudentConfig  # noqa: E402
+from lidargen_ros.models.tokenizer_codec import Tokenizer, build_network  # noqa: E402
+from lidargen_ros.models.tokenizer_config import NO, SPACE, TokenizerConfig  # noqa: E402
+from lidargen_ros.sensors import load_sensor  # noqa: E402
+from training.config import dump, load_experiment  # noqa: E402
+from training.student.config import StudentExperiment  # noqa: E402
+from training.student.pieces import write_pieces  # noqa: E402
+
+SMALL = StudentConfig(full=4, fine=8, patch=16, mid=16, coarse=16, head_width=8)
+ROWS, COLUMNS, TILE = 16, 72, (44, 80)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A training run of a tiny student with random weights, on a sensor of 16 x 72."""
+    folder = tmp_path_factory.mktemp("run")
+    whole = load_sensor("pandar128")
+    small = replace(
+        whole, name="small", elevations_deg=whole.elevations_deg[::8], azimuth_offsets_deg=np.zeros(ROWS), columns=COLUMNS
+    )  # fmt: skip
+    (folder / "sensor.yaml").write_text(json.dumps(small.to_dict()))
+    config = load_experiment(StudentExperiment, "student_nano", [f"data.tile=[{TILE[0]}, {TILE[1]}]"])
+    (folder / "config.yaml").write_text(dump(config))
+    (folder / "result.json").write_text(json.dumps({"samples": 0, "command": "nothing"}))
+    torch.manual_seed(0)
+    write_pieces(Student(SMALL), SMALL, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("bundles") / "toy"
+    assert export_onnx.main([str(run), "--out", str(out)]) == 0
+    return out
+
+
+def test_a_run_becomes_a_bundle_that_runs(bundle):
+    loaded = load_bundle(bundle)
+    assert loaded.name == "toy"
+    errors = json.loads((bundle / "metrics.json").read_text())["export_error"]
+    assert errors.keys() == {"encoder", "denoiser", "decoder"}
+    assert all(0 < errors["encoder"][kind] < 1e-4 for kind in ("random", "real"))
+    generator = LidarGenerator.from_bundle(bundle, engine="onnxruntime-cpu", threads=1)
+    picture = np.zeros((TILE[0], TILE[1], 3), np.uint8)
+    assert generator([picture] * 3).range_map.shape == (ROWS, COLUMNS)
+
+
+def test_graphs_say_nothing_of_the_machine_they_were_made_on(bundle):
+    for path in bundle.glob("*.onnx"):
+        model = onnx.load(path)
+        onnx.checker.check_model(path, full_check=True)
+        assert b"/" + b"home" not in path.read_bytes()
+        assert b".py" not in path.read_bytes()
+        assert model.opset_import[0].version == 20
+
+
+@pytest.mark.parametrize("wanted", ["fp32", "fp16", "bf16"])
+def test_engines_are_built_of_it_in_every_precision(bundle, tmp_path, wanted):
+    pytest.importorskip("tensorrt_rtx_bindings")
+    from export import build_engine
+
+    arguments = [str(bundle), "--gpu", "sm_86", "--precision", wanted, "--out", str(tmp_path), "--verify"]
+    assert build_engine.main(arguments) == 0
+    record = json.loads(next(tmp_path.glob("*/build.json")).read_text())
+    assert record["precision"] == wanted
+    assert (record["options"]["conversion_error"] is None) == (wanted == "fp32")
+    assert "student.safetensors" in record["graphs"]
+
+
+def test_half_precision_stays_inside(bundle):
+    models = [onnx.load(bundle / f"{name}.onnx") for name in ("encoder", "denoiser", "decoder")]
+    halves = [precision.to_half(model, "fp16") for model in models]
+    assert [precision.graph_precision(m) for m in halves] == ["fp16", "fp16", "fp32"]
+    for model, half in zip(models, halves, strict=True):
+        assert list(model.graph.input) == list(half.graph.input)
+        assert list(model.graph.output) == list(half.graph.output)
+    kinds = precision.element_types(halves[1])
+    convolutions = [kinds[n.output[0]] for n in halves[1].graph.node if n.op_type == "Conv"]
+    assert set(convolutions[:-1]) == {TensorProto.FLOAT16}
+    assert convolutions[-1] == TensorProto.FLOAT  # the head that gives metres
+    inputs = random_inputs(models, {"atlas_height": 3 * TILE[0]})
+    error = worst_error(run_chain(halves, inputs), run_chain(models, inputs))
+    assert 1e-7 < error < 1e-2
+    with pytest.raises(ConfigError, match="in fp16"):
+        precision.to_half(halves[1], "bf16")
+
+
+def test_a_weight_too_large_for_half_precision_is_named():
+    value = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (1, 2)) for n in ("a", "b")]
+    weights = [
+        numpy_helper.from_array(np.full((2, 2), s, np.float32), n) for n, s in (("big", 1e6), ("small", 1))
+    ]
+    nodes = [
+        helper.make_node("MatMul", ["a", "big"], ["c"]),
+        helper.make_node("MatMul", ["c", "small"], ["b"]),
+    ]
+    graph = helper.make_graph(nodes, "g", value[:1], value[1:], weights)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)])
+    with pytest.raises(ConfigError, match="weight big does not fit into fp16"):
+        precision.to_half(model, "fp16")
+
+
+def test_the_published_denoiser_is_written_weight_by_weight(tmp_path):
+    """bfloat16 as published; the graph is traced without weights, and each is read when it is written."""
+    config = DiTConfig(width=24, heads=2, blocks=2, adaln_width=4, text_width=8)
+    torch.manual_seed(0)
+    model = DiffusionModel(config, rounded_positions=True)
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.2)
+    model.bfloat16().requires_grad_(False)
+    stored, large = model.state_dict(), []
+
+    def read(name):
+        value = stored[name.removeprefix("model.")]
+        if value.numel() > 1024:
+            large.append(name)
+        return value
+
+    graph = denoiser_graph(config, LatentSizes((4, 6), (6, 4)), "bf16", rounded_positions=True)
+    traced = trace(graph, read)
+    assert large == []
+    path = tmp_path / "denoiser.onnx"
+    files = save(traced, path, inline_bytes=1000, shard_bytes=20_000)
+    assert len(files) > 2
+    assert max(f.stat().st_size for f in files if f != path) <= 20_000
+    assert len(large) == len(set(large)) > 5  # none is read twice
+    written = onnx.load(path)
+    assert precision.graph_precision(written) == "bf16"
+    assert precision.graph_precision(in_float32(written)) == "fp32"
+    assert compare(path, replace(graph, module=DenoiserGraph(model))) < 1e-2
+
+
+def test_a_tokenizer_takes_any_number_of_pictures(tmp_path):
+    config = TokenizerConfig(
+        channels=8, channels_mult=(1, 1), num_res_blocks=1, num_groups=4, encoder_attention=(False, False),
+        decoder_attention=(False, False), down=(SPACE, NO), up=(NO, SPACE),
+    )  # fmt: skip
+    torch.manual_seed(0)
+    stats = LatentStats(torch.zeros(16, 1), torch.full((16, 1), 0.5))
+    tokenizer = Tokenizer(build_network(config), stats).eval().requires_grad_(False)
+    encoder, _ = tokenizer_graphs(tokenizer, (16, 24), "fp32")
+    save(trace(encoder), tmp_path / "encoder.onnx")
+    assert compare(tmp_path / "encoder.onnx", encoder) < 1e-4
+    one = replace(encoder, inputs={"image": torch.rand(1, 3, 16, 24)})
+    assert compare(tmp_path / "encoder.onnx", one) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("wanted", ["fp32", "bf16"])
+def test_a_published_checkpoint_becomes_a_bundle(tmp_path, wanted):
+    from toy_published import write_checkpoint
+
+    checkpoint, out = write_checkpoint(tmp_path / "model"), tmp_path / "out"
+    assert export_onnx.main([str(checkpoint), "--out", str(out), "--precision", wanted]) == 0
+    loaded = load_bundle(out)
+    assert loaded.manifest["family"] == "published"
+    assert {"encoder.onnx", "denoiser.onnx", "decoder.onnx"} <= loaded.manifest["files"].keys()
+
+
+def test_graphs_that_differ_from_torch_are_no_bundle(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(student_bundle, "export_graphs", lambda *_, **__: {"encoder": {"random": 0.5}})
+    assert export_onnx.main([str(run), "--out", str(tmp_path / "out")]) == 1
+    assert "differ from torch by 0.5" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda folder: folder / "absent", "no such run or checkpoint"),
+        (lambda folder: folder, "holds no tokenizer"),
+        (lambda folder: (save_file({"a": torch.zeros(1)}, folder / "a.safetensors"), folder / "a.safetensors")[1], "is missing"),
+        (lambda folder: (save_file({"a": torch.zeros(1)}, folder / "student-0.safetensors"), folder)[1], "no config.yaml"),
+    ],
+)  # fmt: skip
+def test_sources_that_cannot_be_exported(make, words, tmp_path, capsys):
+    assert export_onnx.main([str(make(tmp_path)), "--out", str(tmp_path / "out")]) == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
