@@ -9,7 +9,7 @@ and may be kept on disk.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import RLock
@@ -100,9 +100,9 @@ def fingerprint(pipeline: PublishedPipeline) -> str:
 
 
 @torch.no_grad()
-def measure_statistics(pipeline: PublishedPipeline, frames: Sequence[ClipFrame]) -> None:
+def measure_statistics(pipeline: PublishedPipeline, frames: FrameDataset, chosen: Sequence[int]) -> None:
     """Give tokenizers without statistics those of some frames, so that their latents have unit scale."""
-    makers = {
+    makers: dict[str, Callable[[ClipFrame], Tensor]] = {
         "camera_tokenizer": lambda frame: pipeline.encode_cameras(frame.images),
         "lidar_tokenizer": lambda frame: pipeline.encode_lidar(frame.range_map),
     }
@@ -111,7 +111,7 @@ def measure_statistics(pipeline: PublishedPipeline, frames: Sequence[ClipFrame])
         if tokenizer.stats is None:
             one = torch.ones(tokenizer.config.latent_channels, 1, device=pipeline.device)
             tokenizer.stats = LatentStats(torch.zeros_like(one), one)
-            measured = LatentStats.measure(encode(frame).cpu() for frame in frames)
+            measured = LatentStats.measure(encode(readable(frames, index)).cpu() for index in chosen)
             tokenizer.stats = measured.to(device=pipeline.device, dtype=tokenizer.network.dtype)
 
 

@@ -60,9 +60,9 @@ class PublishedRecipe:
         training, held_out = open_splits(data)
         sensor = sensor_of(experiment.sizes.sensor, training)
         self.pipeline = build_pipeline(experiment, sensor, device)
-        source = LatentFrames(training, self.pipeline)
-        measured = [source.frame(i) for i in spread(len(training), experiment.validation.statistics_frames)]
-        measure_statistics(self.pipeline, measured)
+        measure_statistics(
+            self.pipeline, training, spread(len(training), experiment.validation.statistics_frames)
+        )
         self.training = LatentFrames(training, self.pipeline, experiment.seed, data.cache)
         self.held_out = LatentFrames(held_out, self.pipeline, cache=data.cache)
 

@@ -208,7 +208,7 @@ def on_grid(
     if sensor.rows < grid.rows or factor < 1:
         raise ConfigError(
             f"clips have {sensor.rows} x {sensor.columns} rays, data.sensor {grid.name} has {grid.rows} x {grid.columns}: "
-            "name a sensor that is not finer, e.g. data.sensor=FILE.yaml with the clips' elevations and fewer columns"
+            "name a sensor that is not finer: data.sensor=clips takes theirs, data.sensor=FILE.yaml your own"
         )
     same_turn = (
         sensor.clockwise == grid.clockwise
