@@ -34,6 +34,7 @@ def train(experiment: Experiment, run: Path | None) -> None:
     from .loop.outputs import CONSOLE
     from .loop.trainer import Trainer
 
+    started = time.perf_counter()
     device = ranks.pick_device(experiment.device)
     with ranks.process_group(device, needed=experiment.parallel == "fsdp"):
         first = ranks.rank() == 0
@@ -48,7 +49,7 @@ def train(experiment: Experiment, run: Path | None) -> None:
         if first:
             write_config(experiment, folder)
         recipe = recipe_class(experiment.kind)(experiment, device)
-        trainer = Trainer(recipe, experiment, folder, device)
+        trainer = Trainer(recipe, experiment, folder, device, started)
         log.info(
             "%s: from %d to %d samples on %d x %s",
             folder,

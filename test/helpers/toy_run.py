@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Real processes that train the toy recipe: alone, as several ranks, stopped by signals, killed at a chosen moment."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import socket
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from toy_recipe import ToyExperiment, ToyRecipe
@@ -47,15 +50,31 @@ def start(
     processes = [
         PROCESSES.Process(target=_child, args=(folder, p, kill_at, slow, stop_at, settings)) for p in places
     ]
-    before = dict(os.environ)
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # the server that forks knows no other way
-    try:
+    with preloaded():
         for process in processes:
             process.start()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
     return processes
+
+
+@contextlib.contextmanager
+def preloaded() -> Iterator[None]:
+    """Around the start of processes: the server that forks them finds what it shall import in no other way."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        yield
+    finally:
+        os.environ.pop("PYTHONPATH")
+        if before is not None:
+            os.environ["PYTHONPATH"] = before
+
+
+def exit_code_of_ros() -> None:
+    """Exit code 1 if training has imported rclpy."""
+    import training.student.recipe
+    import training.train  # noqa: F401
+
+    sys.exit("rclpy" in sys.modules)
 
 
 def finish(processes: list) -> list[int]:
@@ -82,8 +101,6 @@ def _child(
 
 def _watch_the_disk(kill_at: int | None, slow: float) -> None:
     """Counts what the process opens for writing, renames or removes, with the interpreter's own audit events."""
-    import time
-
     touched = 0
 
     def audit(event: str, arguments: tuple) -> None:

@@ -3,7 +3,6 @@
 
 import json
 import signal
-import subprocess
 import sys
 
 import pytest
@@ -12,14 +11,14 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 from toy_recipe import ToyExperiment, ToyRecipe  # noqa: E402
-from toy_run import train  # noqa: E402
+from toy_run import PROCESSES, exit_code_of_ros, finish, preloaded, train  # noqa: E402
 
 from lidargen_ros.errors import ConfigError  # noqa: E402
 from training.draws import normal, sample_seed  # noqa: E402
 from training.loop import ranks  # noqa: E402
 from training.loop.averages import Averages  # noqa: E402
 from training.loop.trainer import Stopped, Trainer, signals  # noqa: E402
-from training.train import RESUMABLE, main  # noqa: E402
+from training.train import RESUMABLE, main, write_config  # noqa: E402
 
 
 def test_noise_belongs_to_the_sample():
@@ -96,6 +95,15 @@ def test_a_stopped_run_has_an_exit_code_of_its_own(monkeypatch, capsys):
     assert capsys.readouterr().err == "SIGTERM stopped the run\n"
 
 
+def test_a_run_that_goes_on_otherwise_says_so(tmp_path, caplog):
+    write_config(ToyExperiment(), tmp_path)
+    write_config(ToyExperiment(), tmp_path)
+    assert not caplog.records
+    write_config(ToyExperiment(batch=8), tmp_path)
+    assert "['batch: 4'] -> ['batch: 8']" in caplog.text
+    assert "batch: 8" in (tmp_path / "config.yaml").read_text()
+
+
 def test_the_second_interrupt_is_obeyed_at_once():
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), signals() as received:
@@ -107,6 +115,7 @@ def test_the_second_interrupt_is_obeyed_at_once():
 
 def test_training_does_not_import_ros():
     """rclpy's wheels start the interpreter anew when imported, which a process of torchrun would not survive."""
-    code = "import sys, training.train, training.loop.trainer, training.student.recipe; print('rclpy' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    process = PROCESSES.Process(target=exit_code_of_ros)
+    with preloaded():
+        process.start()
+    assert finish([process]) == [0]

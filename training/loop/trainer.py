@@ -72,9 +72,8 @@ class Trainer:
         self.unread: list[tuple[int, dict[str, Tensor]]] = []  # first sample and terms of steps not yet read
 
     def autocast(self) -> contextlib.AbstractContextManager:
-        half = (
-            self.experiment.precision == "bf16" and self.experiment.parallel != "fsdp"
-        )  # which casts weights itself
+        sharded = self.experiment.parallel == "fsdp"  # which casts the weights itself
+        half = self.experiment.precision == "bf16" and not sharded
         return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
 
     def run(self) -> dict[str, Any]:
