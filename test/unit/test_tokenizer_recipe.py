@@ -11,7 +11,7 @@ pytest.importorskip("av")
 from toy_clip import CLIP  # noqa: E402
 from toy_clips import toy_experiment, write_clips  # noqa: E402
 
-from lidargen_ros.errors import ConfigError  # noqa: E402
+from lidargen_ros.errors import CheckpointError, ConfigError  # noqa: E402
 from lidargen_ros.models.tokenizer_codec import Tokenizer, build_network  # noqa: E402
 from lidargen_ros.models.tokenizer_config import TokenizerConfig  # noqa: E402
 from lidargen_ros.models.tokenizer_io import load_tokenizer, save_tokenizer  # noqa: E402
@@ -124,6 +124,8 @@ def test_what_the_published_run_begins_with_gets_decoder_attention(clips, tmp_pa
     model = TokenizerRecipe(toy_experiment("tokenizer_lidar", clips, *start), CPU).build_model()
     assert model.config.decoder_attention == (False, False, True)
     assert all(p.requires_grad for p in model.parameters())
+    with pytest.raises(CheckpointError, match="the decoder has 2 levels, not 3"):
+        with_decoder_attention(build_network(toy_experiment("tokenizer_lidar", clips).layout))
 
 
 @pytest.mark.parametrize(

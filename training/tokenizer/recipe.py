@@ -197,12 +197,17 @@ def starting_network(experiment: TokenizerExperiment) -> TokenizerNetwork:
 
 
 def with_decoder_attention(network: TokenizerNetwork) -> TokenizerNetwork:
-    """The same with the attention blocks of the LiDAR layout, new ones with random weights."""
-    config = replace(network.config, decoder_attention=TokenizerConfig().decoder_attention)
-    extended = build_network(config)
-    missing, unexpected = extended.load_state_dict(network.state_dict(), strict=False)
-    if unexpected or any(".attn." not in key for key in missing):
+    """The same with the attention blocks of the LiDAR layout, new ones with random weights.
+
+    Raises:
+        CheckpointError: its decoder has other levels than that layout.
+    """
+    attention = TokenizerConfig().decoder_attention
+    if len(network.config.decoder_attention) != len(attention):
         raise CheckpointError(
-            f"start.add_decoder_attention: a decoder of {len(network.config.up)} levels cannot have it; leave it out"
+            f"start.add_decoder_attention: the decoder has {len(network.config.decoder_attention)} levels, not "
+            f"{len(attention)}; leave it out"
         )
+    extended = build_network(replace(network.config, decoder_attention=attention))
+    extended.load_state_dict({**extended.state_dict(), **network.state_dict()})
     return extended
