@@ -54,6 +54,8 @@ class StudentExperiment(Experiment):
     flow_share: float = 0.25  # of the samples; the others ask for the best estimate
     eval_scenes: int = 64
     compile: bool = True
-    teacher: str | None = None  # checkpoint of the published family whose samples are the targets; needs data.clips
+    teacher: str | None = (
+        None  # checkpoint of the published family whose samples are the targets; needs data.clips
+    )
     teacher_steps: int = 35
     start_from: str | None = None  # weights (safetensors) to continue from, with a fresh optimiser
