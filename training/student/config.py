@@ -18,8 +18,8 @@ from .objective import LossWeights
 class Data(ClipData):
     """Where samples come from: rendered scenes, or with ``clips=FOLDER`` recorded clips.
 
-    The rig of clips is their own, frame by frame; ``rig`` is then the one that an exported bundle names, and the keys
-    below ``lidar_height_m`` are for scenes, but for ``drop_camera`` and ``first_seed``.
+    The rig of clips is their own, frame by frame; ``rig`` and the keys below ``lidar_height_m`` are for scenes, but for
+    ``drop_camera`` and ``first_seed``.
     """
 
     rig: str = "published"
@@ -54,8 +54,6 @@ class StudentExperiment(Experiment):
     flow_share: float = 0.25  # of the samples; the others ask for the best estimate
     eval_scenes: int = 64
     compile: bool = True
-    teacher: str | None = (
-        None  # checkpoint of the published family whose samples are the targets; needs data.clips
-    )
+    teacher: str | None = None  # published-family checkpoint whose samples are the targets (with data.clips)
     teacher_steps: int = 35
     start_from: str | None = None  # weights (safetensors) to continue from, with a fresh optimiser
