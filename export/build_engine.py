@@ -29,7 +29,7 @@ from export.engine_builder import Built, Range, Target, build
 from export.engine_check import check_engines, free_sizes
 from export.engine_store import building, engines_root, publish
 from export.equality import TOLERANCE, in_float32, random_inputs, run_chain, worst_error
-from export.precision import TYPES, graph_precision, to_half
+from export.precision import TYPES, features_between, graph_precision, to_half
 from lidargen_ros.bundle import Bundle, file_sha256, load_bundle
 from lidargen_ros.engines.build_record import BuildRecord, folder_name, graph_files, read_record
 from lidargen_ros.engines.trt_api import MODULES, TensorRT, current_gpu, load_tensorrt
@@ -211,7 +211,7 @@ def prepare(
         )
     models = [onnx.load(path) for path in graphs]
     try:
-        halves = [to_half(model, precision) for model in models]
+        halves = [to_half(model, precision, features_between(models)) for model in models]
     except ConfigError as error:
         raise EngineError(str(error)) from error
     inputs = random_inputs(models, {name: sizes[1] for name, sizes in free.items()})

@@ -8,6 +8,8 @@ from the last one on (the head that gives metres: half precision of a range code
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -36,8 +38,11 @@ def element_types(model: ModelProto) -> dict[str, int]:
     return types | {w.name: w.data_type for w in graph.initializer}
 
 
-def to_half(model: ModelProto, precision: str) -> ModelProto:
+def to_half(model: ModelProto, precision: str, features: Collection[str] = ()) -> ModelProto:
     """The same graph with the inner part in ``fp16`` or ``bf16``; inputs and outputs keep their types.
+
+    Args:
+        features: outputs that lead to matrix products in another graph (``features_between``).
 
     Raises:
         ConfigError: the graph is not in fp32, or a weight does not fit into the type.
@@ -51,7 +56,7 @@ def to_half(model: ModelProto, precision: str) -> ModelProto:
     if precision == "bf16" and model.opset_import[0].version < BF16_OPSET:
         model = onnx.version_converter.convert_version(model, BF16_OPSET)
     graph, types = model.graph, element_types(model)
-    inner = inner_nodes(list(graph.node))
+    inner = inner_nodes(list(graph.node), features)
     weights = {w.name: w for w in graph.initializer}
     made: dict[str, NodeProto | TensorProto] = {}  # half-precision twin -> the cast or weight that is it
     nodes = []
@@ -93,13 +98,23 @@ def to_half(model: ModelProto, precision: str) -> ModelProto:
     return model
 
 
-def inner_nodes(nodes: list[NodeProto]) -> set[str]:
+def features_between(models: Sequence[ModelProto]) -> set[str]:
+    """Tensors of a chain of graphs that go from one into another which has matrix products."""
+    return {
+        value.name
+        for model in models
+        if any(node.op_type in PRODUCTS for node in model.graph.node)
+        for value in model.graph.input
+    }
+
+
+def inner_nodes(nodes: list[NodeProto], features: Collection[str]) -> set[str]:
     """First outputs of the nodes between matrix products: they are one or follow one, and one follows them."""
     after: set[str] = set()  # tensors that a product leads to
     for node in nodes:
         if node.op_type in PRODUCTS or after.intersection(node.input):
             after.update(node.output)
-    before: set[str] = set()  # tensors that lead to a product
+    before = set(features)  # tensors that lead to a product
     inner = set()
     for node in reversed(nodes):
         leads = bool(before.intersection(node.output))

@@ -121,7 +121,7 @@ def export_graphs(
         # Runtimes infer them anew; those of the exporter would contradict weights whose type changes.
         del model.graph.value_info[:]
         if precision != "fp32":
-            model = to_half(model, precision)
+            model = to_half(model, precision, Condition._fields)
         elif half:
             model = half_weights(model)
         onnx.checker.check_model(model, full_check=True)

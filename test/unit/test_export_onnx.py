@@ -96,7 +96,10 @@ def test_engines_are_built_of_it_in_every_precision(bundle, tmp_path, wanted):
 
 def test_half_precision_stays_inside(bundle):
     models = [onnx.load(bundle / f"{name}.onnx") for name in ("encoder", "denoiser", "decoder")]
-    halves = [precision.to_half(model, "fp16") for model in models]
+    features = precision.features_between(models)
+    assert {"full", "coarse"} <= features
+    assert not {"code", "range_m"} & features
+    halves = [precision.to_half(model, "fp16", features) for model in models]
     assert [precision.graph_precision(m) for m in halves] == ["fp16", "fp16", "fp32"]
     for model, half in zip(models, halves, strict=True):
         assert list(model.graph.input) == list(half.graph.input)
@@ -105,6 +108,9 @@ def test_half_precision_stays_inside(bundle):
     convolutions = [kinds[n.output[0]] for n in halves[1].graph.node if n.op_type == "Conv"]
     assert set(convolutions[:-1]) == {TensorProto.FLOAT16}
     assert convolutions[-1] == TensorProto.FLOAT  # the head that gives metres
+    kinds = precision.element_types(halves[0])
+    products = {kinds[n.output[0]] for n in halves[0].graph.node if n.op_type in precision.PRODUCTS}
+    assert products == {TensorProto.FLOAT16}
     inputs = random_inputs(models, {"atlas_height": 3 * TILE[0]})
     error = worst_error(run_chain(halves, inputs), run_chain(models, inputs))
     assert 1e-7 < error < 1e-2
