@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A full disk, places that cannot be written, and memory: what ends a run, and what does not."""
+"""A full disk and memory: what ends a run, and what does not."""
 
 import json
 import os
@@ -21,7 +21,6 @@ import typer
 from lidargen_ros.bags.synthesis import command, run, worker
 from lidargen_ros.errors import LidargenError
 from lidargen_ros.generator import LidarGenerator
-from lidargen_ros.engines import onnxruntime_engine
 import onnxruntime
 if size := os.environ.get("FILE_BYTES"):
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
@@ -85,18 +84,9 @@ def test_a_full_disk_stops_the_run_and_the_next_one_goes_on(bundle, tmp_path) ->
     assert (code, json.loads(stdout)["sweeps_out"]) == (0, 30)
 
 
-@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs a file system that nobody can write")
-def test_a_place_that_cannot_be_written_is_named(bundle, tmp_path) -> None:
-    code, _, stderr = run(bundle, write_bag(tmp_path / "drive", pictures(1)), Path("/sys/kernel/lidargen"))
-    assert code == 1
-    assert (
-        "error: /sys/kernel/lidargen cannot be made: Operation not permitted; choose another --out" in stderr
-    )
-
-
 def test_memory_does_not_grow_with_the_bag(bundle, tmp_path) -> None:
-    """Raw pictures of 3 MB: ten times as many of them need the memory of the few."""
-    big = (1280, 800)
+    """Raw pictures of 0.8 MB: seven times as many of them need the memory of the few."""
+    big = (640, 400)
 
     def record(name: str, frames: int) -> Path:
         events = [
@@ -107,9 +97,9 @@ def test_memory_does_not_grow_with_the_bag(bundle, tmp_path) -> None:
         return write_bag(tmp_path / name, events, "mcap-zstd", "sensor_msgs/msg/Image", big)
 
     peaks = {}
-    for name, frames in (("short", 15), ("long", 150)):
+    for name, frames in (("short", 20), ("long", 140)):
         code, stdout, stderr = run(bundle, record(name, frames), tmp_path / "out")
         assert (code, json.loads(stdout)["sweeps_out"]) == (0, frames)
         peaks[name] = peak_mb(stderr)
-    pictures_mb = 3 * 1280 * 800 * 3 / 1e6
-    assert peaks["long"] - peaks["short"] < 10 * pictures_mb  # the long bag holds 150 of them
+    pictures_mb = 3 * 640 * 400 * 3 / 1e6
+    assert peaks["long"] - peaks["short"] < 10 * pictures_mb  # the long bag holds 120 more
