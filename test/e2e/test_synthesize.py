@@ -183,7 +183,8 @@ def test_killed_anywhere_and_run_again(workers, bundle, run, tmp_path) -> None:
     assert not work.exists()
 
 
-@pytest.mark.parametrize("engine", ["local", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["local", "ray"])
 def test_a_worker_that_is_lost_is_replaced(engine, bundle, run, tmp_path) -> None:
     if engine == "ray":
         pytest.importorskip("ray", reason="Ray is not installed")
