@@ -127,6 +127,22 @@ def test_an_engine_cannot_be_run_without_a_gpu(bundle):
         trt_api.load_tensorrt("tensorrt-rtx").load(path)
 
 
+@no_gpu
+def test_a_cut_engine_is_refused_by_the_runtime_itself(bundle, tmp_path):
+    from export.engine_check import check_plan
+
+    built(bundle, "--gpu", GPU)
+    folder, api = only_folder(bundle / "engines"), trt_api.load_tensorrt("tensorrt-rtx")
+    bindings = read_record(folder).bindings["decoder.engine"]
+    whole = (folder / "decoder.engine").read_bytes()
+    check_plan(api, folder / "decoder.engine", bindings)
+    (tmp_path / "cut.engine").write_bytes(whole[:-100])
+    with pytest.raises(EngineError, match="is refused by tensorrt-rtx"):
+        check_plan(api, tmp_path / "cut.engine", bindings)
+    with pytest.raises(EngineError, match="lacks another"):
+        check_plan(api, folder / "decoder.engine", {"another": []})
+
+
 def test_an_operator_that_is_not_supported_is_named(bundle, capsys):
     replace_graph(
         bundle, "decoder", [helper.make_node("Warp", ["code"], ["range_m"], "warp_7", domain="elsewhere")]
