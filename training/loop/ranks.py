@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from typing import TypeVar
 
@@ -61,6 +62,9 @@ def process_group(device: torch.device, needed: bool = False) -> Iterator[None]:
     try:
         yield
     finally:
+        # Threads of gloo take the interpreter's lock to drop the tensors of the last exchange; the destructor of the group
+        # waits for these threads while it holds that lock, and a process in some forty would never end.
+        time.sleep(0.1)
         dist.destroy_process_group()
 
 
