@@ -163,6 +163,7 @@ def test_the_published_denoiser_is_written_weight_by_weight(tmp_path):
     assert compare(path, replace(graph, module=DenoiserGraph(model))) < 1e-2
 
 
+@pytest.mark.slow
 def test_a_tokenizer_takes_any_number_of_pictures(tmp_path):
     config = TokenizerConfig(
         channels=8, channels_mult=(1, 1), num_res_blocks=1, num_groups=4, encoder_attention=(False, False),
