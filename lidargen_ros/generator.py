@@ -46,6 +46,7 @@ class LidarGenerator:
         self.lidar_height = float(student["lidar_height_m"] if lidar_height is None else lidar_height)
         defaults = bundle.manifest["sampler"]
         self.steps = int(defaults["steps"])
+        self.max_steps: int | None = defaults.get("max_steps")
         self.return_threshold = float(defaults["return_threshold"])
         self._lock = threading.Lock()
         self._aligned: tuple[Rig, Alignment] | None = None
@@ -177,7 +178,7 @@ class LidarGenerator:
     ) -> Points:
         limits = Limits(self.return_threshold, self.sensor.min_range_m, self.sensor.max_range_m)
         return self._pipeline.points(
-            *self._checked(images, rig), limits, steps=self._steps(steps), seed=seed, cloud=cloud
+            *self._checked(images, rig), limits, steps=self.check_steps(steps), seed=seed, cloud=cloud
         )
 
     def maps(
@@ -189,7 +190,7 @@ class LidarGenerator:
         seed: int = 0,
     ) -> Maps:
         """Range, return probability and intensity of every ray, before any threshold (arguments as for a call)."""
-        return self._pipeline.maps(*self._checked(images, rig), steps=self._steps(steps), seed=seed)
+        return self._pipeline.maps(*self._checked(images, rig), steps=self.check_steps(steps), seed=seed)
 
     def stages(self, images: Sequence[NDArray | None], rig: Rig | None = None) -> dict[str, float]:
         """Seconds of each stage up to the maps, for benchmarks."""
@@ -208,10 +209,20 @@ class LidarGenerator:
             raise InputError("every camera is missing; give at least one image")
         return images, self._align(rig)
 
-    def _steps(self, steps: int | None) -> int:
+    def check_steps(self, steps: int | None) -> int:
+        """The number of steps to take; None means the bundle's own.
+
+        Raises:
+            ConfigError: below 1, or above what the bundle was found to be good for (``max_steps`` of its manifest).
+        """
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise ConfigError(f"steps is {steps}; use 1 for the best estimate, more to draw a sample")
+        if self.max_steps is not None and steps > self.max_steps:
+            raise ConfigError(
+                f"steps is {steps}, but samples of bundle {self.bundle.name} are not usable (max_steps in its manifest); "
+                f"use steps {self.max_steps}"
+            )
         return steps
 
     def describe(self) -> dict[str, Any]:

@@ -78,6 +78,7 @@ def evaluate(arguments: argparse.Namespace, say) -> dict[str, Any]:
         )
     if arguments.sample_scenes:
         say(f"drawing {arguments.samples} samples of {arguments.steps} steps")
+        generator.max_steps = None  # samples are measured here to decide what the manifest allows
         result["drawn_samples"] = measure.drawn_samples(
             generator, scenes[: arguments.sample_scenes], samples=arguments.samples, steps=arguments.steps
         )

@@ -262,6 +262,8 @@ class LidarNode(LifecycleNode):
         values = {p.name: p.value for p in parameters if p.name in PARAMETERS}
         try:
             new = self.settings.changed(values)
+            if "steps" in values and self._generator is not None:
+                self._generator.check_steps(new.steps or None)
             if "rig" in values and self._calibrator is not None:
                 self._calibrator.check(new)
         except LidargenError as e:

@@ -39,6 +39,8 @@ class Generator(Protocol):
 
     def set_rig(self, rig: Rig) -> None: ...
 
+    def check_steps(self, steps: int | None) -> int: ...
+
     def __call__(
         self,
         images: Sequence[NDArray | None],

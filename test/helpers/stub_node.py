@@ -58,6 +58,9 @@ class StubGenerator:
         self._delay_s = float(os.environ.get("STUB_DELAY_S", "0"))
         self._fail, self._raise = numbers("STUB_FAIL_AT"), numbers("STUB_RAISE_AT")
 
+    def check_steps(self, steps: int | None) -> int:
+        return steps or 1
+
     def set_rig(self, rig: Rig) -> None:
         time.sleep(float(os.environ.get("STUB_RIG_S", "0")))
         self.rig = rig

@@ -68,6 +68,10 @@ def test_what_it_refuses(generator, given, words):
 def test_steps_and_engines_are_checked(generator):
     with pytest.raises(ConfigError, match="steps is 0"):
         generator(images(), steps=0)
+    generator.max_steps = 1
+    with pytest.raises(ConfigError, match="steps is 2, but samples of bundle constant are not usable"):
+        generator.check_steps(2)
+    generator.max_steps = None
     with pytest.raises(EngineError, match="unknown"):
         LidarGenerator.from_bundle("constant", engine="warp-drive")
     with pytest.raises(BundleError):

@@ -62,7 +62,7 @@ class StudentModel:
         self._generator = LidarGenerator.from_bundle(s.bundle, engine=s.engine, threads=s.threads or None)
         if s.return_threshold:
             self._generator.return_threshold = s.return_threshold
-        self._steps, self._seed = s.steps or None, s.seed
+        self._steps, self._seed = self._generator.check_steps(s.steps or None), s.seed
 
     def info(self) -> ModelInfo:
         about = self._generator.describe()
