@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Configuration files for viewers and DDS: they parse, and name what the node really publishes."""
 
+import ast
 import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import pytest
 import yaml
 
 from lidargen_ros.resources import config_path
 
+ROOT = Path(__file__).resolve().parents[2]
 TOPICS = {"/points", "/range_image", "/intensity_image", "/preview", "/diagnostics"}
 
 
@@ -51,3 +54,29 @@ def test_the_dds_profile_has_a_large_segment_and_no_builtin_transports(name) -> 
     udp = next(t for t in described.values() if t.findtext("d:type", None, space) == "UDPv4")
     addresses = [a.text for a in udp.findall(".//d:address", space)]
     assert addresses == (["127.0.0.1"] if "loopback" in name else [])
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of all absolute imports in a file, those inside functions too."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names.update(alias.name.split(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            names.add(node.module.split(".")[0])
+    return names
+
+
+def test_package_xml_declares_the_ros_packages_that_are_imported() -> None:
+    """Message packages and the client library; the rest comes from pip or is looked for with ``compat.optional``."""
+    declared = {tag.text for tag in ET.parse(ROOT / "package.xml").getroot() if tag.tag.endswith("depend")}
+    used = set().union(
+        *(imported(p) for room in ("lidargen_ros", "launch") for p in (ROOT / room).rglob("*.py"))
+    )
+    ros = {
+        n
+        for n in used
+        if n.endswith(("_msgs", "_srvs", "_interfaces")) or n in ("rclpy", "launch", "launch_ros")
+    }
+    assert len(ros) >= 8
+    assert ros - declared == set()
