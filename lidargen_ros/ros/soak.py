@@ -203,7 +203,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Exit status 0; 1 if something failed, or memory, threads or files grew, or frames were lost."""
     parser = argparse.ArgumentParser(prog="soak", description="Watch the node for a long time.")
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--bundle", default="constant")
+    parser.add_argument("--bundle", default="nano")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int, default=0, help="host threads per frame; 0 is one per core")
     parser.add_argument(
