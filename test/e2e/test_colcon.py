@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lidargen_ros.bundle import load_bundle
 from lidargen_ros.ros.compat import free_domain_id, has
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,6 +79,13 @@ def test_files_are_where_ros_looks_for_them(installed) -> None:
         path = installed / "lib" / "lidargen_ros" / name
         assert path.is_file()
         assert os.access(path, os.X_OK)
+
+
+def test_shipped_bundles_are_installed_whole(installed) -> None:
+    library = next(installed.glob("lib/python*/site-packages"))
+    for name in ("nano", "constant"):
+        bundle = load_bundle(library / "lidargen_ros" / "bundles" / name)  # compares every sha256
+        assert bundle.name == name
 
 
 def test_configuration_is_found_from_the_installation(installed, tmp_path) -> None:
