@@ -21,7 +21,7 @@ bench: $(VENV)/.runtime ## BUNDLE on this machine: time per stage and end to end
 
 test: $(VENV)/.dev ## lint, types and the whole suite
 	$(MAKE) --no-print-directory check
-	OMP_NUM_THREADS=2 $(RUN) -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: $(VENV)/.dev ## what takes minutes: the compiled scene generator against the eager one
 	$(RUN) -m pytest -q -m slow

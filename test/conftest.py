@@ -8,12 +8,20 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from lidargen_ros.ros import compat
+
 ROOT = Path(__file__).resolve().parents[1]
 BUNDLED = ROOT / "test" / "golden"
 
 # Shared machines make single calls slow now and then: no time limit per example.
 settings.register_profile("house", deadline=None)
 settings.load_profile("house")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Workers of ``pytest -n`` start with the environment of ROS processes: the ROS wheels would re-execute them."""
+    if getattr(config.option, "numprocesses", None):
+        os.environ.update(compat.process_environment(tuned=False))
 
 
 @pytest.fixture(scope="session")
