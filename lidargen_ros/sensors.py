@@ -179,7 +179,7 @@ class Sensor:
         Returns:
             rows, columns: int64 [other.rows, other.columns], so that ``range_map[rows, columns]`` reads this
             sensor's map on the grid of ``other``. Rays of ``other`` outside this sensor's field of view get
-            its outermost ray: mask them with :meth:`covers`.
+            its outermost ray: mask them with :meth:`covers`. Columns must be narrower than half a turn.
         """
         turns = (other.azimuths() - self.azimuths()[0]) / self.column_step_rad
         whole = 360.0 / self.azimuth_span_deg * self.columns
