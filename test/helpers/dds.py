@@ -23,6 +23,8 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+FAKE_TF = HERE / "fake_tf"
+"""On the PYTHONPATH of a process, a double of tf2_ros, which is not among the PyPI wheels."""
 CAMERAS = ("front", "rear_left", "rear_right")
 PATIENCE_S = 30.0
 """Tests wait for events, not for times; this only bounds a failure on a busy machine."""
@@ -176,6 +178,21 @@ class Bench:
         self.node.create_subscription(kind, topic, found.append, policy)
         return found
 
+    def heard(self, child: Child, topic: str, more_than: int = 0) -> None:
+        """Wait until the node sees more than so many listeners of a topic of its own (``points``)."""
+
+        def seen() -> bool:
+            known = (self.statistics(child) or {}).get("subscribers", {})
+            return known.get(topic, 0) > more_than
+
+        self.wait(seen, f"the node to see its listener of {topic}", child)
+
+    def forget_publishers(self) -> None:
+        """Destroy them; the next image makes new ones."""
+        for publisher in self._publishers.values():
+            self.node.destroy_publisher(publisher)
+        self._publishers.clear()
+
     def publisher(self, topic: str, kind: Any, *, reliable: bool = True) -> Any:
         """A publisher that the node has found, and that has found the node."""
         from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -227,13 +244,7 @@ class RunningNode:
         try:
             self.clouds = self.bench.listen("/points", PointCloud2)
             self.node = self.bench.start_node({"silent_after": 600.0})
-            self.bench.wait(
-                lambda: (self.bench.statistics(self.node) or {"subscribers": {}})["subscribers"].get(
-                    "points"
-                ),
-                "the node to see its listener",
-                self.node,
-            )
+            self.bench.heard(self.node, "points")
             self.goes_on()
         except BaseException:
             self.bench.close()

@@ -100,6 +100,9 @@ def test_poses_of_the_real_tf2() -> None:
     node = rclpy.create_node("poses", context=context)
     try:
         poses = Transforms(node)
+        # What config/security allows, and what the double of the other tests opens.
+        assert {"/tf", "/tf_static"} <= {s.topic_name for s in node.subscriptions}
+        assert "/tf2_frames" in {s.srv_name for s in node.services}
         with pytest.raises(CalibrationError, match="TF has no transform from front_optical to lidar"):
             poses.look_up("lidar", "front_optical")
         known = TransformStamped()
