@@ -15,16 +15,14 @@ from dds import CAMERAS, HERE
 from lidargen_ros.bags.reader import BagReader
 from lidargen_ros.ros import compat
 
-BURST = {"ticks": 300, "period_ms": 6, "faults": {c: {"size": [160, 88]} for c in CAMERAS}}
+BURST = {"ticks": 300, "period_ms": 5, "faults": {c: {"size": [160, 88]} for c in CAMERAS}}
 
 
 def test_a_slow_and_a_stopped_listener_hold_nobody_up(road) -> None:
     bench = road.bench
     count = road.statistics()["subscribers"]["points"]
     slow = bench.start("listener", [sys.executable, str(HERE / "slow_listener.py")])
-    bench.wait(
-        lambda: road.statistics()["subscribers"]["points"] > count, "the node to see the listener", slow
-    )
+    bench.heard(road.node, "points", more_than=count)
     road.drive({"ticks": 8}).lost_nothing_but()
     slow.signal(signal.SIGSTOP)
     try:
@@ -47,14 +45,14 @@ def test_a_storm_of_parameters(road) -> None:
     results = []
 
     def storm() -> None:
-        choices = zip(itertools.cycle(good), itertools.cycle(bad), range(60), strict=False)
+        choices = zip(itertools.cycle(good), itertools.cycle(bad), range(40), strict=False)
         for wanted, refused, _ in choices:
             results.append(all(r.successful for r in road.bench.set_parameters("lidargen", **wanted)))
             results.append(any(r.successful for r in road.bench.set_parameters("lidargen", **refused)))
 
-    drive = road.drive({"ticks": 30}, then=storm)
+    drive = road.drive({"ticks": 20}, then=storm)
     drive.lost_nothing_but(hiccups=5)  # new tables for each layout cost time
-    assert results == [True, False] * 60
+    assert results == [True, False] * 40
     for cloud in drive.clouds:  # each one whole, in one layout
         assert (
             len(cloud.data) == cloud.row_step * cloud.height == cloud.point_step * cloud.width * cloud.height
@@ -124,12 +122,3 @@ def test_no_memory_for_the_thousandth_frame_costs_that_frame(road) -> None:
     road.bench.set_parameters("lidargen", organised=True, max_range=1000.0)
     assert "the engine failed on a frame: out of memory (injected)" in road.log()
     road.drive({"ticks": 6}).lost_nothing_but()
-
-
-def test_two_nodes_on_one_topic_are_named(bench) -> None:
-    said = "/points: another node publishes there as well, or was killed seconds ago; stop one"
-    first = bench.start_node()
-    second = bench.start_node(active=False)
-    for node in (first, second):
-        bench.wait(lambda n=node: said in n.log.read_text(), "the other node to be named", node)
-    assert second.stop() == 0

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Half a minute of `make soak`, and its judgement on numbers known beforehand."""
+"""Ten seconds of `make soak` (a minute among the slow tests), and its judgement on numbers known beforehand."""
 
 import dataclasses
 
@@ -50,9 +50,11 @@ def test_the_judgement() -> None:
 
 
 @pytest.mark.dds
-def test_half_a_minute_of_the_sample_drive(tmp_path) -> None:
-    report = run_soak(tmp_path, seconds=30.0, drive=find_drive(), bundle="constant", threads=1)
+@pytest.mark.parametrize("seconds", [10, pytest.param(60, marks=pytest.mark.slow)])
+def test_the_sample_drive_in_a_loop(tmp_path, seconds) -> None:
+    report = run_soak(tmp_path, seconds=float(seconds), drive=find_drive(), bundle="constant", threads=1)
     assert [p for p in report["problems"] if "were lost" not in p] == []
-    assert report["sweeps_out"] >= 0.9 * report["frames_played"] >= 250  # whatever else this machine does
-    assert report["time_jumps"] >= 4
+    assert report["frames_played"] >= 8 * seconds  # whatever else this machine does
+    assert report["sweeps_out"] >= 0.9 * report["frames_played"]
+    assert report["time_jumps"] >= seconds // 5 - 1
     assert (tmp_path / "report.json").is_file()

@@ -16,7 +16,7 @@ from drives import jpeg
 
 pytest.importorskip("rclpy", reason="rclpy is not installed")
 
-from dds import CAMERAS, HERE, compressed_image, header, stamps_of
+from dds import CAMERAS, FAKE_TF, HERE, compressed_image, header, stamps_of
 
 from lidargen_ros.ros.compat import has
 from lidargen_ros.ros.processes import remove_abandoned, shared_memory_of
@@ -33,11 +33,7 @@ def listening(bench, node):
     from sensor_msgs.msg import PointCloud2
 
     clouds = bench.listen("/points", PointCloud2)
-    bench.wait(
-        lambda: (bench.statistics(node) or {})["subscribers"].get("points"),
-        "the node to see its listener",
-        node,
-    )
+    bench.heard(node, "points")
     return clouds
 
 
@@ -361,7 +357,7 @@ def test_poses_from_tf_are_waited_for_and_followed(bench, tmp_path) -> None:
     poses = tmp_path / "poses.json"
     known = {f"{c}_optical": [0.1 * i, 0.0, 0.0, -0.5, 0.5, -0.5, 0.5] for i, c in enumerate(CAMERAS)}
     poses.write_text(json.dumps({k: v for k, v in known.items() if k != "rear_left_optical"}))
-    paths = os.pathsep.join(filter(None, (str(HERE / "fake_tf"), bench.env.get("PYTHONPATH"))))
+    paths = os.pathsep.join(filter(None, (str(FAKE_TF), bench.env.get("PYTHONPATH"))))
     node = bench.start_node({"calibration": "tf"}, PYTHONPATH=paths, FAKE_TF=str(poses))
     clouds = listening(bench, node)
     metadata = bench.listen("/metadata", String, latched=True)
@@ -501,7 +497,7 @@ def remaining_users(segment: str) -> bool:
     return segment in shared_memory_of(os.getpid())
 
 
-def test_two_nodes_in_one_namespace_both_publish(bench) -> None:
+def test_two_nodes_in_one_namespace_both_publish_and_name_each_other(bench) -> None:
     first = bench.start_node()
     clouds = listening(bench, first)
     command = [sys.executable, str(HERE / "stub_node.py"), "--ros-args", "-r", "__node:=second"]
@@ -514,7 +510,9 @@ def test_two_nodes_in_one_namespace_both_publish(bench) -> None:
         return stamps_of(clouds).count(stamp) == 2
 
     bench.wait(both, "the cloud of each node", second)
-    assert first.running
+    said = "/points: another node publishes there as well, or was killed seconds ago; stop one"
+    for node in (first, second):
+        bench.wait(lambda n=node: said in n.log.read_text(), "the other node to be named", node)
 
 
 def test_a_clock_that_jumps_back_starts_anew(bench) -> None:

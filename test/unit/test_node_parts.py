@@ -3,13 +3,14 @@
 
 import threading
 import time
-from types import SimpleNamespace as Message
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from stub_node import SENSOR, StubGenerator
 
 from lidargen_ros.errors import EngineError
+from lidargen_ros.ros import statistics
 from lidargen_ros.ros.calibrator import CalibrationState
 from lidargen_ros.ros.health import Health, Observed
 from lidargen_ros.ros.matcher import Frame, FrameSet, Matcher
@@ -138,14 +139,19 @@ def test_a_trouble_is_said_once_and_repetitions_are_counted() -> None:
 # --- books -----------------------------------------------------------------------------------------------------------
 
 
-def test_rates_and_samples() -> None:
+def test_rates_and_samples(monkeypatch) -> None:
+    now = 100.0
+    monkeypatch.setattr(statistics, "time", SimpleNamespace(monotonic=lambda: now))
     rate = Rate()
     assert rate.hz() == 0.0
     assert rate.since_last_s is None
     for _ in range(5):
         rate.tick()
-        time.sleep(0.02)
-    assert 25 < rate.hz() < 55
+        now += 0.02
+    assert rate.hz() == pytest.approx(50.0)
+    now += 0.18
+    assert rate.since_last_s == pytest.approx(0.2)
+    assert rate.hz() == pytest.approx(10.0)  # falls as the next one fails to come
     samples = Samples()
     assert samples.summary() == {}
     for value in range(1, 101):
@@ -355,9 +361,9 @@ class Bench:
         frames = []
         for i, level in enumerate(levels):
             data = np.full((352, 640, 3), level, np.uint8).tobytes()
-            stamp = Message(sec=0, nanosec=i)
-            message = Message(
-                header=Message(stamp=stamp),
+            stamp = SimpleNamespace(sec=0, nanosec=i)
+            message = SimpleNamespace(
+                header=SimpleNamespace(stamp=stamp),
                 encoding="rgb8",
                 width=640,
                 height=352,
@@ -365,7 +371,9 @@ class Bench:
                 is_bigendian=0,
                 data=data,
             )
-            picture = Message(message=message, transport="raw", topic=f"/{CAMERAS[i]}/image", received=0.0)
+            picture = SimpleNamespace(
+                message=message, transport="raw", topic=f"/{CAMERAS[i]}/image", received=0.0
+            )
             frames.append(None if i == missing else Frame(i, picture))
         self.pipeline.start()
         self.pipeline.submit(FrameSet(tuple(frames), 0, 2), settings or Settings())
@@ -456,8 +464,8 @@ def test_a_stage_that_takes_long_is_named_with_its_time() -> None:
     bench, go_on = Bench(), threading.Event()
     bench.publish = lambda job: go_on.wait(20)
     bench.pipeline.start()
-    picture = Message(message=None, transport="raw", topic="/x", received=time.monotonic())
-    bench.pipeline._workers[2].submit(Message(frames=FrameSet((Frame(0, picture),), 0, 0)))
+    picture = SimpleNamespace(message=None, transport="raw", topic="/x", received=time.monotonic())
+    bench.pipeline._workers[2].submit(SimpleNamespace(frames=FrameSet((Frame(0, picture),), 0, 0)))
     until(lambda: bench.pipeline.stalled()[1] > 0.05)
     assert bench.pipeline.stalled()[0] == "publish"
     go_on.set()
