@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .cameras.rig import Rig
 from .errors import BundleError
+from .files import replacing
 from .sensors import Sensor
 
 FORMAT = 1
@@ -128,6 +128,5 @@ def write_manifest(path: Path, manifest: dict[str, Any], files: list[str]) -> No
         **manifest,
         "files": {name: file_sha256(path / name) for name in sorted(files)},
     }
-    temporary = path / f".{MANIFEST}.{os.getpid()}"
-    temporary.write_text(json.dumps(manifest, indent=1, sort_keys=False) + "\n")
-    temporary.replace(path / MANIFEST)
+    with replacing(path / MANIFEST) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1, sort_keys=False) + "\n")

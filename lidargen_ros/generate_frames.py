@@ -107,7 +107,7 @@ def write_frame(
 ) -> None:
     """Write the picture, the clouds, the latent if wanted, and last the range map."""
     from .cloud_writers import write_pcd, write_ply
-    from .models.checkpoints import replacing
+    from .files import replacing
     from .pictures import save_picture
     from .viz import three_row_picture
 

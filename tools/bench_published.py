@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 import torch.nn.functional as F
 
+from lidargen_ros.files import replacing
 from lidargen_ros.models.checkpoints import load_diffusion
 from lidargen_ros.models.dit_config import DiTConfig
 from lidargen_ros.models.dit_cost import call_flops
@@ -303,10 +304,8 @@ class Bench:
     def say(self, line):
         print(line, flush=True)
         if self.out:
-            self.out.mkdir(parents=True, exist_ok=True)
-            temporary = self.out / "bench_published.json.part"
-            temporary.write_text(json.dumps(self.results, indent=1))
-            temporary.replace(self.out / "bench_published.json")
+            with replacing(self.out / "bench_published.json") as temporary:
+                temporary.write_text(json.dumps(self.results, indent=1))
 
 
 def main():

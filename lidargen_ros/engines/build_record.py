@@ -18,6 +18,7 @@ from typing import Any
 
 from ..bundle import file_sha256
 from ..errors import EngineError
+from ..files import replacing
 
 RECORD = "build.json"
 FORMAT = 1
@@ -71,9 +72,8 @@ class BuildRecord:
 
     def write(self, folder: Path) -> None:
         """Writes ``build.json`` in one step."""
-        temporary = folder / f".{RECORD}.{os.getpid()}"
-        temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        temporary.replace(folder / RECORD)
+        with replacing(folder / RECORD) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1) + "\n")
 
 
 def graph_files(files: Mapping[str, str]) -> dict[str, str]:

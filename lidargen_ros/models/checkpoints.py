@@ -12,9 +12,7 @@ file into memory that is already on the device: no second copy of the model ever
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..errors import LISTED, CheckpointError, ConfigError, listed
+from ..files import replacing
 from .dit_config import DiTConfig
 from .dit_denoiser import DiffusionModel
 from .latents import first_line
@@ -215,23 +214,6 @@ def convert_checkpoint(
         with replacing(target) as temporary:
             save_file(tensors, temporary, metadata={"format": "pt"})
     return target
-
-
-@contextlib.contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """Path of a temporary file beside ``target`` that takes its name at the end, or vanishes on an error."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}.", suffix=target.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)  # mkstemp makes files that nobody else can read
-        os.replace(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _bytes(model: torch.nn.Module) -> int:

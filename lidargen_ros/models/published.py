@@ -21,12 +21,13 @@ from torch import Tensor
 
 from ..cameras.preprocess import RESIZE_HW, preprocess
 from ..errors import CheckpointError, ConfigError, InputError
+from ..files import replacing
 from ..projection import crop_columns, downsample, pad_columns, pick_rows, repeat_rows
 from ..range_coding import MAX_M, MIN_M, decode_linear, encode_linear
 from ..sampling import Progress
 from ..sensors import Sensor, load_sensor
 from ..sweep import Sweep
-from .checkpoints import Kind, find_checkpoint, load_diffusion, replacing
+from .checkpoints import Kind, find_checkpoint, load_diffusion
 from .dit_denoiser import DiffusionModel
 from .dit_graph import GraphedCall
 from .dit_latents import encode_views

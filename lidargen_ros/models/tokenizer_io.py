@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..bundle import file_sha256
 from ..errors import LISTED, CheckpointError, listed
-from .checkpoints import replacing
+from ..files import replacing
 from .haar import Patcher
 from .latents import LatentStats, first_line, read_mean_std
 from .tokenizer_codec import Tokenizer, build_network

@@ -9,11 +9,11 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from lidargen_ros.errors import CheckpointError, ConfigError  # noqa: E402
+from lidargen_ros.files import replacing  # noqa: E402
 from lidargen_ros.models.checkpoints import (  # noqa: E402
     convert_checkpoint,
     find_checkpoint,
     load_diffusion,
-    replacing,
 )
 from lidargen_ros.models.dit_config import DiTConfig  # noqa: E402
 from lidargen_ros.models.dit_denoiser import DiffusionModel  # noqa: E402

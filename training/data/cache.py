@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lidargen_ros.errors import DataError
-from lidargen_ros.models.checkpoints import replacing
+from lidargen_ros.files import replacing
 from lidargen_ros.models.latents import first_line
 
 

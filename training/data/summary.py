@@ -3,7 +3,6 @@
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -13,18 +12,16 @@ from typing import Any
 import numpy as np
 
 from lidargen_ros.errors import DataError
+from lidargen_ros.files import replacing
 
 from .convert import Summary
 
 _DRIVES = "drives.json"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(text)
-    part.replace(path)
+def _write(path: Path, text: str) -> None:
+    with replacing(path) as part:
+        part.write_text(text)
 
 
 def as_dict(summary: Summary) -> dict[str, Any]:
@@ -85,14 +82,14 @@ def write_summary(root: Path, summary: Summary, val_fraction: float, split: str 
     """
     stem = "".join(c if c.isalnum() or c in "-_" else "_" for c in summary.drive)
     path = root / "summaries" / f"{stem}.json"
-    write_atomically(path, json.dumps(as_dict(summary), indent=1))
+    _write(path, json.dumps(as_dict(summary), indent=1))
     drives = read_drives(root)
     clips = sorted({*summary.clips, *summary.clips_there})
     drives[summary.drive] = {
         "split": split or split_of(summary.group or summary.drive, val_fraction),
         "clips": clips,
     }
-    write_atomically(root / _DRIVES, json.dumps(drives, indent=1))
+    _write(root / _DRIVES, json.dumps(drives, indent=1))
     write_splits(root, drives)
 
 
@@ -114,4 +111,4 @@ def write_splits(root: Path, drives: Mapping[str, Mapping[str, Any]]) -> None:
     """``train.lst`` and ``val.lst``, one clip a line. A drive is in one of them as a whole."""
     for name in ("train", "val"):
         clips: Iterable[Sequence[str]] = (e["clips"] for e in drives.values() if e["split"] == name)
-        write_atomically(root / f"{name}.lst", "".join(f"{clip}\n" for c in clips for clip in c))
+        _write(root / f"{name}.lst", "".join(f"{clip}\n" for c in clips for clip in c))

@@ -34,11 +34,11 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from lidargen_ros.errors import CheckpointError
+from lidargen_ros.files import durable, sync
 
 from ..recipe import Kind, Recipe
 from . import ranks
 from .averages import Averages
-from .files import durable, sync
 from .placing import whole_weights
 
 LATEST = "latest_checkpoint.txt"

@@ -16,12 +16,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lidargen_ros.errors import ConfigError
+from lidargen_ros.files import durable
 from lidargen_ros.pictures import save_picture
 
 from ..recipe import Experiment
 from ..report import CURVE, read_curve
 from . import ranks
-from .files import durable
 
 log = logging.getLogger(__name__)
 CONSOLE = Console(stderr=True)  # progress and log share it, so that neither tears the other apart

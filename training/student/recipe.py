@@ -20,13 +20,13 @@ from torch import Tensor, nn
 
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.errors import ConfigError
+from lidargen_ros.files import durable
 from lidargen_ros.models.student import Student
 from lidargen_ros.sensors import Sensor, load_sensor
 
 from ..data.dataset import FrameDataset
 from ..draws import normal
 from ..loop import ranks
-from ..loop.files import durable
 from ..pairs import Pair
 from ..pictures import true_made_error
 from ..recipe import Kind, Position

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ...files import sync
 from ..mcap_writer import WriteError, read_chunks
 from ..writer import BagWriter
-from .parts import Workplace, sync, write_json
+from .parts import Workplace, write_json
 from .plan import Plan
 
 SUMMARY = "synthesis.json"

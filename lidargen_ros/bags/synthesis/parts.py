@@ -13,12 +13,13 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ...errors import DataError
+from ...files import durable, sync
 from ..mcap_writer import McapWriter, WriteError
 
 
@@ -145,22 +146,8 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> str:
 
 def write_json(path: Path, content: Any) -> None:
     """Complete or not at all, and on the disk. Raises WriteError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
-        sync(temporary)
-        temporary.replace(path)
-        sync(path.parent)
+        with durable(path) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as e:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise WriteError(f"{path} cannot be written: {e.strerror or e}") from e
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
