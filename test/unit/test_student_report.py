@@ -119,7 +119,7 @@ def test_the_figures_are_those_of_the_training_curve(scenes):
         RIG, SENSOR, size=1, tile=TILE, hypotheses=generator.hypotheses, lidar_height=generator.lidar_height
     )
     limits = (SENSOR.min_range_m, SENSOR.max_range_m)
-    predict = student_predictor(generator.student, limits, torch.no_grad)
+    predict = student_predictor(generator.student, limits)
     expected = evaluate(predict, SceneStream(bank, SENSOR), len(scenes), batch=2)
     found = measure.sums_of([(generator.maps(s.images), s) for s in scenes], generator.seen)
     assert found.keys() == expected.keys()

@@ -105,12 +105,11 @@ def auroc(scores: Tensor, truths: Tensor) -> float:
     return float((ranks[truths].sum() - positives * (positives + 1) / 2) / (positives * negatives))
 
 
-def student_predictor(student: Student, limits: tuple[float, float], autocast: Callable) -> Predictor:
+def student_predictor(student: Student, limits: tuple[float, float]) -> Predictor:
     """The one-step estimate of a student."""
 
     def predict(data: Batch) -> tuple[Tensor, Tensor]:
-        with autocast():
-            estimate = student.estimate(data.pixels, data.rays)
+        estimate = student.estimate(data.pixels, data.rays)
         return decode_log(estimate.code, *limits), torch.sigmoid(estimate.logit)
 
     return predict

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -141,7 +140,7 @@ class StudentRecipe:
         return [self.stream.name(seed) for seed in range(start, start + count)]
 
     def validate(self, model: nn.Module, scenes: int | None = None) -> dict[str, float]:
-        predict = student_predictor(model, self.limits, contextlib.nullcontext)  # type: ignore[arg-type]
+        predict = student_predictor(model, self.limits)  # type: ignore[arg-type]
         return self._evaluate(predict, scenes)
 
     def ladder(self, scenes: int | None = None) -> dict[str, dict[str, float]]:
@@ -161,7 +160,7 @@ class StudentRecipe:
         # As many scenes as in a batch: a renderer compiled for another size would take a minute.
         seeds = EVALUATION_SEEDS.start + torch.arange(self.experiment.batch)
         scenes = self.stream(seeds, exact_only=True)
-        predict = student_predictor(model, self.limits, contextlib.nullcontext)  # type: ignore[arg-type]
+        predict = student_predictor(model, self.limits)  # type: ignore[arg-type]
         made, probability = predict(scenes)
         shown = torch.where(probability >= 0.5, made, 0.0)[:PICTURES].float().cpu().numpy()
         true = scenes.target.range_m[:PICTURES].cpu().numpy()
@@ -197,7 +196,7 @@ class StudentRecipe:
     @torch.no_grad()
     def pairs(self, model: nn.Module, limit: int) -> Iterator[Pair]:
         """One-step estimates of at most ``limit`` held-out scenes or frames, with a range on every ray."""
-        predict = student_predictor(model, self.limits, contextlib.nullcontext)  # type: ignore[arg-type]
+        predict = student_predictor(model, self.limits)  # type: ignore[arg-type]
         clips = self.stream if isinstance(self.stream, ClipStream) else None
         count = limit if clips is None else min(limit, len(clips.validation))
         for seed in range(EVALUATION_SEEDS.start, EVALUATION_SEEDS.start + count):
