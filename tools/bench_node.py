@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lidargen_ros.cameras import PinholeCamera, Rig, View
 from lidargen_ros.ros import compat
+from lidargen_ros.ros.gauges import resident_mb
 from lidargen_ros.ros.processes import Child, Children
 from lidargen_ros.sensors import Sensor
 from lidargen_ros.sweep import Sweep
@@ -105,11 +106,6 @@ def cpu_seconds(pid: int) -> tuple[float, float]:
     thread = int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0]) / 1e9
     fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     return thread, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_mb(pid: int) -> float:
-    """Resident memory."""
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def measure(lidar: Child, seconds: float, range_image: bool) -> dict[str, Any]:
