@@ -15,7 +15,7 @@ from .cameras import load_rig
 from .errors import DataError
 from .metrics.report import drive_report
 from .projection import points_to_range_map
-from .ros.messages import compressed_to_rgb, image_to_rgb, stamp_ns
+from .ros.messages import picture_to_rgb, stamp_ns
 from .ros.parameters import Settings
 from .sensors import Sensor, load_sensor
 from .sweep import Sweep
@@ -152,7 +152,7 @@ def write_preview(path: Path, drive: "Drive", pair: Pair) -> None:
 
 def _images_at(path: Path, names: list[str], at_ns: int) -> list[NDArray]:
     """RGB image of each camera nearest in time."""
-    best: dict[str, tuple[int, Any, str]] = {}
+    best: dict[str, tuple[int, Any]] = {}
     with BagReader(path) as bag:
         topics = {f"/{name}/image{end}": name for name in names for end in ("", "/compressed")}
         for message in bag.messages([t for t in topics if t in bag.topics]):
@@ -160,10 +160,7 @@ def _images_at(path: Path, names: list[str], at_ns: int) -> list[NDArray]:
             gap = abs(stamp_ns(decoded.header) - at_ns)
             name = topics[message.topic]
             if name not in best or gap < best[name][0]:
-                best[name] = (gap, decoded, message.topic)
+                best[name] = (gap, decoded)
     if missing := [n for n in names if n not in best]:
         raise DataError(f"{path} holds no images of {', '.join(missing)}")
-    return [
-        compressed_to_rgb(m) if topic.endswith("compressed") else image_to_rgb(m)
-        for _, m, topic in (best[n] for n in names)
-    ]
+    return [picture_to_rgb(best[name][1]) for name in names]

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
+from .bags.message_types import CLOUD, RAW
 from .bags.pointclouds import Cloud, cloud_from_message
 from .errors import DataError, InputError
 from .projection import points_to_range_map
 from .sensors import Sensor, load_sensor
 
-CLOUD, IMAGE = "sensor_msgs/msg/PointCloud2", "sensor_msgs/msg/Image"
 _WAITING = 100  # sweeps of one topic that may wait for the other, 10 s at 10 Hz
 
 
@@ -153,7 +153,7 @@ def pairs_from_bag(
         with AnyReader([bag], default_typestore=get_typestore(Stores.ROS2_HUMBLE)) as reader:
             topics = {c.topic: c for c in reader.connections}
             for name, option, kinds in (
-                (generated_topic, "--generated", (CLOUD, IMAGE)),
+                (generated_topic, "--generated", (CLOUD, RAW)),
                 (truth_topic, "--truth", (CLOUD,)),
             ):
                 if name not in topics or topics[name].msgtype not in kinds:
@@ -207,7 +207,7 @@ class _Matcher:
             self.parents[item.child_frame_id] = (item.header.frame_id, pose)
 
     def add_generated(self, message: Any, kind: str) -> None:
-        if kind == IMAGE:
+        if kind == RAW:
             range_map = _range_image(message, self.found.sensor)
         else:
             cloud = cloud_from_message(message, "generated cloud")

@@ -23,7 +23,7 @@ from lidargen_ros.bags.synthesis.models import StudentModel, make_sweep
 from lidargen_ros.bags.synthesis.options import Options
 from lidargen_ros.bags.synthesis.plan import Job, Plan, jobs, make_plan
 from lidargen_ros.bags.synthesis.worker import Worker
-from lidargen_ros.ros.messages import compressed_to_rgb, image_to_rgb
+from lidargen_ros.ros.messages import picture_to_rgb
 from lidargen_ros.ros.parameters import Settings
 
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "sample_drive"
@@ -49,8 +49,7 @@ def decoded(plan: Plan, model: StudentModel) -> list[tuple[int, list[Any]]]:
         )
         sets = []
         for moment in found:
-            images = [p.message.decode() for p in moment.pictures if p]
-            rgb = [compressed_to_rgb(m) if hasattr(m, "format") else image_to_rgb(m) for m in images]
+            rgb = [picture_to_rgb(p.message.decode()) for p in moment.pictures if p]
             if rgb:
                 sets.append((moment.stamp_ns or 0, [model.prepare(image) for image in rgb]))
         return sets

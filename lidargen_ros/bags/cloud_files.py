@@ -79,10 +79,11 @@ def read_clouds(paths: Sequence[Path], topic: str = "", count: int = 10) -> list
 
 
 def _from_bag(path: Path, topic: str, count: int) -> list[Cloud]:
+    from .message_types import CLOUD
     from .reader import BagReader
 
     with BagReader(path) as bag:
-        topics = [t.name for t in bag.topics.values() if t.msgtype == "sensor_msgs/msg/PointCloud2"]
+        topics = [t.name for t in bag.topics.values() if t.msgtype == CLOUD]
         if topic not in topics and (topic or len(topics) != 1):
             listed = ", ".join(topics) or "none"
             raise DataError(f"bag {path}: give one of its PointCloud2 topics with --topic: {listed}")

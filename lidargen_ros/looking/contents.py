@@ -9,18 +9,14 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from ..bags.message_types import CLOUD, COMPRESSED, INFO, ODOMETRY, RAW, STRING, TF
 from ..bags.pointclouds import cloud_from_message
 from ..bags.reader import BagMessage, BagReader, Topic
 from ..bags.transforms import FrameTree, add_tf
 from ..cameras import Camera, camera_from_info
 from ..errors import CalibrationError, DataError, InputError, LidargenError
-from ..ros.messages import compressed_to_rgb, image_to_rgb
+from ..ros.messages import picture_to_rgb
 
-RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-INFO, CLOUD = "sensor_msgs/msg/CameraInfo", "sensor_msgs/msg/PointCloud2"
-TF = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
-ODOMETRY = "nav_msgs/msg/Odometry"
-STRING = "std_msgs/msg/String"
 _MAPS = ("32FC1", "16UC1", "mono16")  # encodings of ranges and depths
 _MOVING_READ = 200  # messages of a moving /tf that are looked at
 
@@ -237,7 +233,7 @@ def _picture(message: BagMessage, found: Contents) -> None:
         if camera.frame and message.topic.endswith("intensity_image"):
             found.notes[message.topic] = f"intensity image ({encoding}); not a camera"
             return
-        rgb = compressed_to_rgb(decoded) if message.msgtype == COMPRESSED else image_to_rgb(decoded)
+        rgb = picture_to_rgb(decoded)
         camera.size = rgb.shape[1], rgb.shape[0]
         found.notes[message.topic] = f"camera {rgb.shape[1]} x {rgb.shape[0]}, {encoding.strip() or 'jpeg'}"
     except (DataError, InputError) as e:

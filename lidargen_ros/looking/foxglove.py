@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from rosbags.typesys import get_typestore
 from scipy.spatial.transform import Rotation
 
+from ..bags.message_types import CLOUD, COMPRESSED, INFO, ODOMETRY, RAW, STRING, TF
 from ..bags.reader import STORE
 from ..bags.writer import BagWriter
 from ..errors import CalibrationError
 from ..resources import config_path
-from .contents import CLOUD, COMPRESSED, INFO, ODOMETRY, RAW, STRING, TF
 from .moment import Bags, Moment
 
 SHOWN = (RAW, COMPRESSED, INFO, CLOUD, ODOMETRY, *TF, "diagnostic_msgs/msg/DiagnosticArray", STRING)

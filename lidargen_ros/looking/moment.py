@@ -18,11 +18,11 @@ from ..cameras import Rig, View, load_rig
 from ..errors import CalibrationError, ConfigError, DataError
 from ..evaluate_sources import organised_map
 from ..motion import transform
-from ..ros.messages import compressed_to_rgb, image_to_rgb, stamp_ns
+from ..ros.messages import picture_to_rgb, stamp_ns
 from ..sensor_fit import fit_sensor
 from ..sensors import Sensor, load_sensor
 from ..sweep import Sweep
-from .contents import COMPRESSED, CameraTopic, LidarTopic, look_into
+from .contents import CameraTopic, LidarTopic, look_into
 
 _FIT_CLOUDS = 4
 _WINDOW_NS = 1_000_000_000  # messages within this of the moment are looked at
@@ -156,9 +156,7 @@ class Bags:
         cameras = self._with_calibration(found, own_rig)
         self.order = [camera.name for _, camera in cameras]
         for path, camera in cameras:
-            message = self.nearest(path, camera.topic, found.stamp_ns)
-            kind = next(c for c in self.contents if c.path == path).topics[camera.topic].msgtype
-            found.images.append(compressed_to_rgb(message) if kind == COMPRESSED else image_to_rgb(message))
+            found.images.append(picture_to_rgb(self.nearest(path, camera.topic, found.stamp_ns)))
         return found
 
     def _generated(self, path: Path, lidar: LidarTopic, found: Moment) -> Sweep:

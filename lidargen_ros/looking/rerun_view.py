@@ -7,12 +7,12 @@ from typing import Any
 import cv2
 import numpy as np
 
+from ..bags.message_types import CLOUD, COMPRESSED
 from ..bags.pointclouds import cloud_from_message
 from ..bags.reader import BagMessage
 from ..cameras import PinholeCamera
 from ..pictures import range_colours
-from ..ros.messages import compressed_to_rgb, image_to_rgb, stamp_ns
-from .contents import CLOUD, COMPRESSED
+from ..ros.messages import picture_to_rgb, stamp_ns
 from .moment import Bags, Moment
 
 _QUALITY = 80  # of pictures that are not JPEG in the bag
@@ -60,6 +60,6 @@ def log_bags(bags: Bags, moment: Moment, save: Path | None) -> int:
 def _picture(rr: Any, message: BagMessage, decoded: Any) -> Any:
     if message.msgtype == COMPRESSED and bytes(decoded.data[:2]) == b"\xff\xd8":
         return rr.EncodedImage(contents=bytes(decoded.data), media_type="image/jpeg")
-    rgb = compressed_to_rgb(decoded) if message.msgtype == COMPRESSED else image_to_rgb(decoded)
+    rgb = picture_to_rgb(decoded)
     jpeg = cv2.imencode(".jpg", rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])[1]
     return rr.EncodedImage(contents=jpeg.tobytes(), media_type="image/jpeg")

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ..errors import InputError
 from .matcher import FrameSet
-from .messages import compressed_to_rgb, image_to_rgb
+from .messages import picture_to_rgb
 from .parameters import Settings
 from .reporter import Reporter
 from .statistics import Statistics
@@ -41,12 +41,9 @@ class Decoder:
                 return None
             picture = frame.payload
             try:
-                if picture.transport == "raw":
-                    image = image_to_rgb(
-                        picture.message, max_pixels=s.max_image_pixels, otherwise=self._convert
-                    )
-                else:
-                    image = compressed_to_rgb(picture.message, max_pixels=s.max_image_pixels)
+                image = picture_to_rgb(
+                    picture.message, max_pixels=s.max_image_pixels, otherwise=self._convert
+                )
             except InputError as e:
                 self._statistics.cameras[camera].bad += 1
                 self._reporter.warning(picture.topic, f"{picture.topic}: {e}; the image is not used")

@@ -59,6 +59,15 @@ def stamp_ns(header: Any) -> int:
     return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
 
 
+def picture_to_rgb(
+    message: Any, *, max_pixels: int = MAX_PIXELS, otherwise: Callable[[Any], NDArray] | None = None
+) -> NDArray:
+    """RGB uint8 [height, width, 3] of an ``Image`` or a ``CompressedImage``; arguments and errors as theirs below."""
+    if hasattr(message, "format"):
+        return compressed_to_rgb(message, max_pixels=max_pixels)
+    return image_to_rgb(message, max_pixels=max_pixels, otherwise=otherwise)
+
+
 def image_to_rgb(
     message: Any, *, max_pixels: int = MAX_PIXELS, otherwise: Callable[[Any], NDArray] | None = None
 ) -> NDArray:

@@ -8,9 +8,9 @@ from ...cameras import Rig, View, camera_from_info
 from ...errors import CalibrationError, ConfigError, DataError, listed
 from ...ros.calibration import chosen_rig
 from ...ros.parameters import Settings
+from ..message_types import COMPRESSED, INFO, RAW
 from ..reader import BagReader, Topic
 
-RAW, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
 _TYPES = {"auto": (RAW, COMPRESSED), "raw": (RAW,), "compressed": (COMPRESSED,)}
 
 
@@ -57,7 +57,7 @@ def _candidates(topics: Mapping[str, Topic]) -> str:
         f"{t.name} ({t.msgtype})"
         for t in topics.values()
         if re.search("image|video|camera|ffmpeg", t.name + t.msgtype, re.IGNORECASE)
-        and t.msgtype not in (RAW, COMPRESSED, "sensor_msgs/msg/CameraInfo")
+        and t.msgtype not in (RAW, COMPRESSED, INFO)
     ]
     text = f"topics that look like cameras: {listed(usable)}" if usable else "no topic holds images"
     return text + (f"; of a type that is not read: {listed(foreign)}" if foreign else "")

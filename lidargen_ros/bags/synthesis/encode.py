@@ -16,6 +16,7 @@ from ...ros.messages import fill_image, range_image
 from ...ros.metadata import metadata_content
 from ...sweep import Sweep
 from ..mcap_writer import Chunk, Message, pack_chunk
+from ..message_types import CLOUD, RAW, STRING
 from ..reader import STORE
 from .models import ModelInfo
 from .options import INTENSITY_IMAGE, METADATA, POINTS, RANGE_IMAGE, Options
@@ -52,7 +53,7 @@ class Encoder:
         if METADATA not in self._options.outputs:
             return []
         content = metadata_content(self._info.sensor, self._rig, self._info.about, self._options.settings)
-        return [self._chunk(METADATA, self._make("std_msgs/msg/String", data=json.dumps(content)), time_ns)]
+        return [self._chunk(METADATA, self._make(STRING, data=json.dumps(content)), time_ns)]
 
     def _chunk(self, output: str, message: Any, time_ns: int) -> Chunk:
         data = bytes(self._store.serialize_cdr(message, message.__msgtype__))
@@ -79,7 +80,7 @@ class Encoder:
             )
         fields = point_fields(packer.dtype, self._store.types["sensor_msgs/msg/PointField"])
         message = self._make(
-            "sensor_msgs/msg/PointCloud2",
+            CLOUD,
             header=self._header(sweep),
             **dict.fromkeys(("height", "width", "point_step", "row_step"), 0),
             fields=fields,
@@ -101,7 +102,7 @@ class Encoder:
 
     def _image(self, array: NDArray, encoding: str, sweep: Sweep) -> Any:
         message = self._make(
-            "sensor_msgs/msg/Image",
+            RAW,
             header=self._header(sweep),
             **dict.fromkeys(("height", "width", "step", "is_bigendian"), 0),
             encoding=encoding,

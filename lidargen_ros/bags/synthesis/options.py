@@ -10,13 +10,14 @@ import yaml
 
 from ...errors import ConfigError
 from ...ros.parameters import PARAMETERS, Settings
+from ..message_types import CLOUD, RAW, STRING
 
 POINTS, RANGE_IMAGE, INTENSITY_IMAGE, METADATA = "points", "range_image", "intensity_image", "metadata"
 OUTPUTS = {
-    POINTS: "sensor_msgs/msg/PointCloud2",
-    RANGE_IMAGE: "sensor_msgs/msg/Image",
-    INTENSITY_IMAGE: "sensor_msgs/msg/Image",
-    METADATA: "std_msgs/msg/String",
+    POINTS: CLOUD,
+    RANGE_IMAGE: RAW,
+    INTENSITY_IMAGE: RAW,
+    METADATA: STRING,
 }
 """Topics that can be written, with their types."""
 

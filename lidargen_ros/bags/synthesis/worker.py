@@ -16,13 +16,12 @@ from pathlib import Path
 from numpy.typing import NDArray
 
 from ...errors import DataError, EngineError, InputError, LidargenError
-from ...ros.messages import compressed_to_rgb, image_to_rgb
+from ...ros.messages import picture_to_rgb
 from ..mcap_writer import Chunk, McapWriter, Message, WriteError
 from ..reader import BagMessage, BagReader
 from ..writer import add_topic
-from .cameras import COMPRESSED
 from .encode import Encoder
-from .matching import Moment, Picture, moments
+from .matching import Moment, moments
 from .models import Model, ModelInfo, load_model, make_sweep
 from .options import Options
 from .parts import Report, Workplace
@@ -179,7 +178,8 @@ class Worker:
             image = None
             if picture is not None:
                 try:
-                    image = _image(picture, plan.options.settings.max_image_pixels)
+                    pixels = plan.options.settings.max_image_pixels
+                    image = picture_to_rgb(picture.message.decode(), max_pixels=pixels)
                 except LidargenError as e:
                     faults.append(f"{picture.message.topic}: {e}")
             sizes.append(None if image is None else (image.shape[1], image.shape[0]))
@@ -272,13 +272,6 @@ class _Originals:
                 yield self._head
             self._head = next(self._messages, None)
             self._clock = max(self._clock, self._head.time_ns) if self._head else 0
-
-
-def _image(picture: Picture, max_pixels: int) -> NDArray:
-    message = picture.message
-    if message.msgtype == COMPRESSED:
-        return compressed_to_rgb(message.decode(), max_pixels=max_pixels)
-    return image_to_rgb(message.decode(), max_pixels=max_pixels)
 
 
 def _usable(

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from lidargen_ros.bags.message_types import CLOUD, COMPRESSED, ODOMETRY, RAW, TF
 from lidargen_ros.bags.pointclouds import Cloud, cloud_from_message
 from lidargen_ros.bags.reader import BagMessage, BagReader, header_stamp_ns
 from lidargen_ros.bags.transforms import FrameTree, add_tf, pose_matrix, stamp_ns
@@ -19,21 +20,18 @@ from lidargen_ros.cameras.convert import camera_from_info
 from lidargen_ros.cameras.rig import View
 from lidargen_ros.errors import CalibrationError, DataError, InputError, LidargenError
 from lidargen_ros.motion import invert_pose
-from lidargen_ros.ros.messages import compressed_to_rgb, image_to_rgb
+from lidargen_ros.ros.messages import picture_to_rgb
 
 from ..bag_config import BagConfig, CameraConfig
 from ..clouds import CloudReader, forwards
 from ..drive import Picture, Spin, Track
 from ..recut import Recut
 
-_CLOUD = "sensor_msgs/msg/PointCloud2"
-_IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _POSES = (
-    "nav_msgs/msg/Odometry",
+    ODOMETRY,
     "geometry_msgs/msg/PoseStamped",
     "geometry_msgs/msg/PoseWithCovarianceStamped",
 )
-_TF = ("tf2_msgs/msg/TFMessage", "tf/msg/tfMessage")
 _MARGIN_NS = 2_000_000_000  # read around each piece: transport delays, partners of the outermost spins
 _FIRST_CLOUDS = 8
 # Columns: forward, left and up of a camera in its optical axes (REP-103).
@@ -61,14 +59,14 @@ class BagDrive:
         self.name = self.group = reader.path.resolve().stem
         self.dropped: dict[str, int] = {}
         self.notes: list[str] = []
-        self._cloud_topic = self._topic(config.lidar.topic, (_CLOUD,), "lidar.topic")
+        self._cloud_topic = self._topic(config.lidar.topic, (CLOUD,), "lidar.topic")
         self._cameras = {
-            self._topic(camera.topic, _IMAGES, f"cameras.{name}.topic"): name
+            self._topic(camera.topic, (RAW, COMPRESSED), f"cameras.{name}.topic"): name
             for name, camera in config.cameras.items()
         }
         if len(self._cameras) != len(config.cameras):
             raise DataError(f"bag {reader.path}: two cameras have the same topic; give each its own")
-        self._tf = [t.name for t in reader.topics.values() if t.msgtype in _TF and not _is_static(t.name)]
+        self._tf = [t.name for t in reader.topics.values() if t.msgtype in TF and not _is_static(t.name)]
         self._tree = self._static_tree()
         first = self._first_clouds()
         self._lidar_frame = first[0].frame_id
@@ -108,7 +106,7 @@ class BagDrive:
 
     def _static_tree(self) -> FrameTree:
         tree = FrameTree()
-        static = [t.name for t in self._reader.topics.values() if t.msgtype in _TF and _is_static(t.name)]
+        static = [t.name for t in self._reader.topics.values() if t.msgtype in TF and _is_static(t.name)]
         for message in self._messages(static) if static else ():
             add_tf(tree, message.decode().transforms, fixed=True)
         return tree
@@ -184,7 +182,7 @@ class BagDrive:
         fixed_frame = ""
         for message in self._messages(topics, start, stop):
             decoded = message.decode()
-            if message.msgtype in _TF:
+            if message.msgtype in TF:
                 add_tf(tree, decoded.transforms, fixed=False)
                 continue
             fixed_frame = decoded.header.frame_id
@@ -285,8 +283,7 @@ class BagDrive:
 
     def _picture(self, message: BagMessage) -> Picture:
         def load() -> NDArray:
-            decoded = message.decode()
-            return compressed_to_rgb(decoded) if message.msgtype == _IMAGES[1] else image_to_rgb(decoded)
+            return picture_to_rgb(message.decode())
 
         return Picture(self._cameras[message.topic], _stamp(message) // 1000, load)
 
