@@ -27,7 +27,7 @@ from .options import Options
 from .parts import Report, Workplace
 from .plan import Job, Plan
 
-AHEAD = 4
+AHEAD = 8
 """Sets that are decoded before their turn, and sweeps that are packed after it."""
 _STRETCH = 0.03  # proportions of a picture and of its calibration that count as the same
 
