@@ -21,6 +21,16 @@ PROVIDERS = {
 _NUMPY_NAMES = {"float": "float32", "double": "float64"}
 
 
+def missing_providers(name: str) -> str:
+    """What this onnxruntime lacks for an engine, with what would help; "" where it lacks nothing."""
+    import onnxruntime as ort
+
+    missing = set(PROVIDERS[name]) - set(ort.get_available_providers())
+    if not missing:
+        return ""
+    return f"this onnxruntime has no {', '.join(sorted(missing))}; pip install onnxruntime-gpu"
+
+
 class OnnxRuntimeEngine:
     """One inference session per graph; tensors stay on the provider's device between them (IO binding).
 
@@ -43,11 +53,10 @@ class OnnxRuntimeEngine:
     ) -> None:
         import onnxruntime as ort
 
-        missing = set(PROVIDERS[name]) - set(ort.get_available_providers())
-        if missing:
-            raise EngineError(
-                f"{name}: this onnxruntime has no {', '.join(sorted(missing))}; install onnxruntime-gpu"
-            )
+        if reason := missing_providers(name):
+            raise EngineError(f"{name}: {reason}")
+        if name != "onnxruntime-cpu" and hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # CUDA and cuDNN may be there as Python packages only
         options = ort.SessionOptions()
         options.log_severity_level = 3
         # Threads that spin between frames steal the cores that decode the next images.
@@ -66,6 +75,12 @@ class OnnxRuntimeEngine:
                 raise EngineError(
                     f"{path} cannot be loaded by {name}: {one_line(error)}; export the bundle again"
                 ) from error
+            # The runtime only warns where a provider does not start, and computes on the CPU.
+            if PROVIDERS[name][0] not in session.get_providers():
+                raise EngineError(
+                    f"{name}: {PROVIDERS[name][0]} does not start here; it needs the CUDA and cuDNN that onnxruntime "
+                    "was built for: pip install 'onnxruntime-gpu[cuda,cudnn]'"
+                )
             self._sessions[graph] = session
             self.graphs[graph] = Signature(_specs(session.get_inputs()), _specs(session.get_outputs()))
         self._tensors: dict[str, Any] = {}  # OrtValues on the device

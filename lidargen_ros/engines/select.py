@@ -10,7 +10,7 @@ from pathlib import Path
 from ..bundle import Bundle
 from ..errors import EngineError
 from .build_record import BuildRecord, build_folders, read_record
-from .onnxruntime_engine import PROVIDERS
+from .onnxruntime_engine import missing_providers
 from .trt_api import current_gpu, load_tensorrt
 
 log = logging.getLogger(__name__)
@@ -63,14 +63,7 @@ def obstacle(name: str, bundle: Bundle) -> str:
         return _torch_obstacle(bundle)
     if importlib.util.find_spec("onnxruntime") is None:
         return "onnxruntime is not installed; pip install onnxruntime"
-    import onnxruntime as ort
-
-    missing = set(PROVIDERS[name]) - set(ort.get_available_providers())
-    return (
-        f"this onnxruntime has no {', '.join(sorted(missing))}; pip install onnxruntime-gpu"
-        if missing
-        else ""
-    )
+    return missing_providers(name)
 
 
 def _torch_obstacle(bundle: Bundle) -> str:

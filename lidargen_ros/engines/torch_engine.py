@@ -7,6 +7,7 @@ host nothing. Uploads and downloads go through pinned memory on a stream of the 
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -220,3 +221,6 @@ class TorchEngine:
         self._tensors.clear()
         self._staging.clear()
         self._modules.clear()
+        if self._stream is not None:
+            gc.collect()
+            torch.cuda.empty_cache()  # torch would keep what is free now for itself

@@ -206,6 +206,16 @@ def test_a_provider_that_is_not_there(tmp_path):
         OnnxRuntimeEngine({}, name=name)
 
 
+def test_a_provider_that_does_not_start(tmp_path, monkeypatch):
+    """Where CUDA's libraries are missing the runtime would compute on the CPU without a word."""
+    ort = pytest.importorskip("onnxruntime")
+    if "CUDAExecutionProvider" in ort.get_available_providers():
+        pytest.skip("CUDA may well start here")
+    monkeypatch.setattr(ort, "get_available_providers", lambda: PROVIDERS["onnxruntime-cuda"])
+    with pytest.warns(UserWarning), pytest.raises(EngineError, match="CUDAExecutionProvider does not start"):
+        OnnxRuntimeEngine(onnx_graphs(tmp_path), name="onnxruntime-cuda")
+
+
 def test_a_truncated_graph(tmp_path):
     paths = onnx_graphs(tmp_path)
     paths["first"].write_bytes(paths["first"].read_bytes()[:40])
