@@ -2,7 +2,7 @@
 """What the node itself costs, without inference: CPU per frame of its thread and its process, latency, losses.
 
     python tools/bench_node.py [--seconds 20] [--rate 10] [--compressed] [--point-type xyzirc] [--range-image] [--json]
-    python tools/bench_node.py --memory BUNDLE [--engine auto]     # of host and GPU, over configure and cleanup
+    python tools/bench_node.py --memory BUNDLE [--engine auto] [--out FILE]     # of host and GPU, over configure and cleanup
 
 Three processes over DDS on an own domain of the loopback, tuned as the launch files tune them: three cameras of
 1280 x 720, the real node around a generator that only hands out a finished 128 x 1800 sweep, and this process, which
@@ -174,23 +174,33 @@ def measure(lidar: Child, seconds: float, range_image: bool) -> dict[str, Any]:
     }
 
 
-def memory(bundle: str, engine: str, rounds: int = 3) -> None:
-    """Prints what is held before, with and after a model, round after round."""
+def memory(bundle: str, engine: str, rounds: int = 3) -> dict[str, Any]:
+    """What is held before, with and after a model, round after round; printed as it goes."""
     import rclpy
+    from rclpy.lifecycle import TransitionCallbackReturn
 
     from lidargen_ros.ros.node import LidarNode
 
     rclpy.init()
     values = {"bundle": bundle, "engine": engine, "autostart": False}
     lidar = LidarNode(parameter_overrides=[rclpy.Parameter(k, value=v) for k, v in values.items()])
-    print(f"{'before':12s} {json.dumps(lidar.gauges.settle())}")
+    found: dict[str, Any] = {"bundle": bundle, "engine": engine, "readings": []}
+
+    def told(state: str, reading: dict[str, float]) -> None:
+        found["readings"].append({"state": state, **reading})
+        print(f"{state:12s} {json.dumps(reading)}", flush=True)
+
+    told("before", lidar.gauges.settle())
     for _ in range(rounds):
-        lidar.trigger_configure()
-        print(f"{'configured':12s} {json.dumps(lidar.gauges.read())}")
+        if lidar.trigger_configure() != TransitionCallbackReturn.SUCCESS:
+            raise RuntimeError(f"the node could not load {bundle} on engine {engine}; its log above says why")
+        told("configured", lidar.gauges.read())
         lidar.trigger_cleanup()
-        print(f"{'cleaned up':12s} {json.dumps(lidar.gauges.read())}", flush=True)
+        told("cleaned up", lidar.gauges.read())
+    found["gpu_unreadable"] = lidar.gauges.unreadable
     lidar.close()
     rclpy.shutdown()
+    return found
 
 
 def main() -> int:
@@ -205,9 +215,13 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="one line of JSON instead of a table")
     parser.add_argument("--memory", metavar="BUNDLE", default="", help="measure memory instead")
     parser.add_argument("--engine", default="auto", help="with --memory")
+    parser.add_argument("--out", type=Path, help="with --memory: write the readings here as JSON")
     arguments = parser.parse_args()
     if arguments.memory:
-        memory(arguments.memory, arguments.engine)
+        found = memory(arguments.memory, arguments.engine)
+        if arguments.out:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
+            arguments.out.write_text(json.dumps(found, indent=1) + "\n")
         return 0
     domain = compat.free_domain_id()
     env = compat.process_environment(domain_id=domain, loopback=True)

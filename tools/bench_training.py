@@ -23,6 +23,7 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lidargen_ros.files import replacing
 from lidargen_ros.models.dit_cost import call_flops
 from lidargen_ros.models.published_sampling import LatentSizes
 from training.config import load_experiment
@@ -71,8 +72,10 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=600.0, help="no step is begun after this")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_intermixed_args()
+    begun = time.perf_counter()
     experiment = load_experiment(PublishedExperiment, "published_7b", [*RANDOM, *arguments.overrides])
     experiment = replace(experiment, keep=0)
     device = ranks.pick_device(experiment.device)
@@ -81,6 +84,14 @@ def main() -> None:
         started = time.perf_counter()
         trainer = Trainer(recipe, experiment, arguments.out, device)
         ready = time.perf_counter() - started
+        cuda = device.type == "cuda"
+        result = {
+            "machine": f"{ranks.count()} x {torch.cuda.get_device_name(device) if cuda else 'CPU'}",
+            "torch": torch.__version__, "command": " ".join(sys.argv),
+            "parameters": sum(p.numel() for p in trainer.model.parameters()),
+            "batch": experiment.batch, "precision": experiment.precision, "parallel": experiment.parallel,
+            "ready_s": ready,
+        }  # fmt: skip
         mine = experiment.batch // ranks.count()
         seconds, losses = [], []
         for step in range(arguments.steps):
@@ -89,20 +100,22 @@ def main() -> None:
             trainer.one_step(batch, Position(step, trainer.samples, trainer.progress()))
             losses.append(trainer.read()["loss"])  # waits for the device
             seconds.append(time.perf_counter() - started)
-        step_s = statistics.median(seconds[WARM_UP:] or seconds)
-        cuda = device.type == "cuda"
-        (peak,) = ranks.largest([torch.cuda.max_memory_allocated(device) / 1e9 if cuda else 0.0])
-        result = {
-            "machine": f"{ranks.count()} x {torch.cuda.get_device_name(device) if cuda else 'CPU'}",
-            "torch": torch.__version__, "command": " ".join(sys.argv),
-            "parameters": sum(p.numel() for p in trainer.model.parameters()),
-            "batch": experiment.batch, "precision": experiment.precision, "parallel": experiment.parallel,
-            "ready_s": ready, "step_s": step_s, "samples_per_second": experiment.batch / step_s,
-            "tflop_per_s_per_gpu": 3 * recipe.flops() * mine / step_s / 1e12,
-            "peak_gb_per_gpu": peak, "seconds": seconds, "losses": losses,
-        }  # fmt: skip
+            peak, gone = ranks.largest(
+                [torch.cuda.max_memory_allocated(device) / 1e9 if cuda else 0.0, time.perf_counter() - begun]
+            )
+            step_s = statistics.median(seconds[WARM_UP:] or seconds)
+            result |= {
+                "step_s": step_s, "samples_per_second": experiment.batch / step_s,
+                "tflop_per_s_per_gpu": 3 * recipe.flops() * mine / step_s / 1e12,
+                "peak_gb_per_gpu": peak, "seconds": seconds, "losses": losses,
+            }  # fmt: skip
+            if ranks.rank() == 0:  # after each step: a run that is cut keeps what it measured
+                print(f"step {step}: {seconds[-1]:.2f} s, loss {losses[-1]:.6f}", flush=True)
+                with replacing(arguments.out / "result.json") as temporary:
+                    temporary.write_text(json.dumps(result, indent=1) + "\n")
+            if gone > arguments.seconds:
+                break
         if ranks.rank() == 0:
-            (arguments.out / "result.json").write_text(json.dumps(result, indent=1) + "\n")
             print(json.dumps({k: v for k, v in result.items() if k not in ("seconds", "losses")}, indent=1))
             print("losses", *(f"{loss:.6f}" for loss in losses))
 
