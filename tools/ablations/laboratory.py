@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lidargen_ros.errors import ConfigError
 from training.loop import ranks
 from training.student.evaluate import constant_map
 from training.student.objective import Counts, LossWeights
@@ -19,14 +20,26 @@ from .answers import Answer, InverseCode, Latent, LogCode, Tokenizer
 from .loop import Asked, Plan, Schedule, Terms, Trained, experiment_of, in_use, now, train
 from .measure import Maps, drawn_figures, estimated, figures
 from .scenes import Setup, held_out_scenes, make_bank, training_scenes
-from .variants import Variant, build
+from .variants import REFERENCE, Variant, build
 
 log = logging.getLogger(__name__)
 CONSTANT_SCENES = 256
+TRIAL_STEPS = 60
+MARGIN = 1.3  # variants cost more than the reference, attention most
+PASSES = 4  # over the scenes, at most
+
+
+def affordable(seconds: float, runs: int, fixed: float, per_sample: float) -> int:
+    """Samples per run that let ``runs`` of them end in time.
+
+    Args:
+        fixed: seconds of a run whatever its length: capture, figures.
+    """
+    return max(0, int((seconds / runs / MARGIN - fixed) / per_sample))
 
 
 class Laboratory:
-    """Renders the scenes when made.
+    """Renders the scenes when made; ``samples`` is what every variant is trained with.
 
     Args:
         deadline: ``time.perf_counter()`` at which training gives up.
@@ -35,6 +48,7 @@ class Laboratory:
 
     def __init__(self, setup: Setup, device: torch.device, *, deadline: float, graphs: bool) -> None:
         self.setup, self.device, self.deadline, self.graphs = setup, device, deadline, graphs
+        self.samples = setup.samples or 0
         self.bank = make_bank(setup, device)
         started = now(device)
         self.held_out = held_out_scenes(setup, self.bank)
@@ -44,6 +58,28 @@ class Laboratory:
         log.info("%d training scenes in %.0f s", len(self.training), now(device) - compiled)
         sensor = self.training.sensor
         self.log_code = LogCode(sensor.shape, (sensor.min_range_m, sensor.max_range_m), LossWeights())
+
+    def choose_samples(self, runs: int) -> None:
+        """Sets ``samples``, the number for every run, by a short trial of the reference.
+
+        Raises:
+            ConfigError: not even one batch each fits.
+        """
+        batch, started = self.setup.batch, now(self.device)
+        self.samples = TRIAL_STEPS * batch
+        per_sample = self.run(REFERENCE)["milliseconds_per_sample"] / 1e3
+        fixed = now(self.device) - started - per_sample * self.samples
+        samples = affordable(self.deadline - now(self.device), runs, fixed, per_sample)
+        self.samples = min(samples, PASSES * len(self.training)) // batch * batch
+        if not self.samples:
+            raise ConfigError(
+                f"{runs} runs do not fit into the time left: each takes {fixed:.0f} s without any sample; "
+                "use fewer variants or more seconds"
+            )
+        log.info(
+            "%d samples for each of %d runs: %.2f ms each, and %.1f s",
+            self.samples, runs, 1e3 * per_sample, fixed,
+        )  # fmt: skip
 
     def constant_map(self) -> dict[str, float]:
         """Figures of the best map that looks at no picture."""
@@ -90,7 +126,7 @@ class Laboratory:
         """Everything measured of one variant.
 
         Raises:
-            OutOfTimeError: the deadline passed while it, or its tokenizer, was trained.
+            LidargenError: it, or its tokenizer, could not be trained (``loop.train``).
         """
         answer = self.answer(variant)
         model = build(variant, self.setup.student, self.bank, answer.shape)
@@ -120,7 +156,7 @@ class Laboratory:
 
     def _train(self, model: nn.Module, terms: Terms, name: str, seed: int, flow_share: float, shape: tuple[int, ...],
                maps: Maps) -> Trained:  # fmt: skip
-        experiment = experiment_of(name, self.setup.samples, self.setup.batch, seed)
+        experiment = experiment_of(name, self.samples, self.setup.batch, seed)
         plan = Plan.of(experiment, flow_share, len(self.training), self.device)
         return train(
             model, terms, plan, shape, Schedule(experiment, self.device), deadline=self.deadline, graphs=self.graphs,

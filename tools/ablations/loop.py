@@ -28,10 +28,6 @@ EAGER_STEPS = 3  # before the capture: libraries choose their kernels and the op
 CURVE_POINTS, CHECKS = 60, 8
 
 
-class OutOfTimeError(LidargenError):
-    """The deadline passed before all samples were seen; a network with fewer samples cannot be compared."""
-
-
 @dataclass(frozen=True)
 class Asked:
     """A batch: ``index`` of its scenes; ``regression [B]``, whether the best estimate is asked for; ``level [B]``; ``noise``.
@@ -179,8 +175,7 @@ def train(
         check: held-out figures of the model as it stands, looked at ``CHECKS`` times with averaged weights.
 
     Raises:
-        OutOfTimeError: the deadline passed.
-        LidargenError: a loss that is not finite.
+        LidargenError: the deadline passed, and a network with fewer samples cannot be compared; or a loss is not finite.
     """
     device, steps, batch = schedule.device, *plan.index.shape
     asked, averages = plan.blank(shape), Averages(model)
@@ -200,7 +195,7 @@ def train(
         rows.append(step_once.row.clone())
         counted += 1
         if time.perf_counter() > deadline:
-            raise OutOfTimeError(
+            raise LidargenError(
                 f"{schedule.experiment.name}: {done} of {steps * batch} samples when time was up; use fewer samples"
             )
         if step in at_check:

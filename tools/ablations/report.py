@@ -43,7 +43,7 @@ def tables(result: Mapping[str, Any]) -> str:
     found: dict[str, Any] = result["variants"]
     setup = result["setup"]
     text = [
-        f"`{result['command']}` ({result['machine']}, torch {result['torch']}, commit {result['commit']}): {setup['samples']} "
+        f"`{result['command']}` ({result['machine']}, torch {result['torch']}, commit {result['commit']}): {result['samples']} "
         f"samples per variant, {setup['scenes']} synthetic scenes, {setup['held_out']} held-out ones.",
     ]
     for question in QUESTIONS:
@@ -66,7 +66,7 @@ def tables(result: Mapping[str, Any]) -> str:
         ]
         text.append(variant_row("best constant map", {"figures": result["constant_map"]}, keys))
     if result["left_out"]:
-        text += ["", "Left out for want of time: " + ", ".join(result["left_out"]) + "."]
+        text += ["", "Left out: " + "; ".join(result["left_out"].values()) + "."]
     return "\n".join(text) + "\n"
 
 

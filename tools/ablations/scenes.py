@@ -38,13 +38,13 @@ class Setup:
     tile: tuple[int, int] = (176, 320)
     rigs: int = 16
     exact: float = 0.5  # share of training scenes with the exact rig
-    scenes: int = 16_384
+    scenes: int = 24_576
     held_out: int = 256
     checked: int = 64  # of these, looked at while training
     drawn: int = 8  # of these, for drawn samples
     render_batch: int = 64  # divides both numbers of scenes: a compiled renderer is compiled for one size
     batch: int = 32
-    samples: int = 20_000
+    samples: int | None = None  # per variant; None: as many as fit into the time
     student: StudentConfig = NANO
     compiled: bool | None = None  # the renderer; None: on a GPU
 
