@@ -16,7 +16,13 @@ from export.equality import compare
 from export.graphs import Graph, proto, trace
 from export.precision import to_half
 from lidargen_ros.models.student import Condition, Student
-from lidargen_ros.models.student_graphs import DecoderGraph, DenoiserGraph, EncoderGraph
+from lidargen_ros.models.student_graphs import (
+    DecoderGraph,
+    DenoiserGraph,
+    EncoderGraph,
+    denoiser_outputs,
+    encoder_inputs,
+)
 from lidargen_ros.models.student_weights import HALF_WEIGHTS_ABOVE, folded
 from lidargen_ros.sensors import Sensor
 
@@ -59,6 +65,7 @@ def random_frame(student: Student, sensor: Sensor, tile: tuple[int, int], views:
         "grid": torch.rand(k, rows, columns, 2, generator=generator) * 2 - 1,
         "mask": (torch.rand(k, rows, columns, generator=generator) > 0.3).float(),
         "rays": torch.randn(student.config.ray_features, rows, columns, generator=generator),
+        "previous": torch.randn(2, rows, columns, generator=generator).clamp(-1, 1),
         "x": torch.randn(1, 2, rows, columns, generator=generator),
         "t": torch.tensor([0.7]),
     }
@@ -71,14 +78,14 @@ def student_graphs(student: Student, sensor: Sensor, frame: dict[str, Tensor]) -
     """
     encoder, denoiser = EncoderGraph(student), DenoiserGraph(student)
     decoder = DecoderGraph(sensor.min_range_m, sensor.max_range_m)
-    first = {name: frame[name] for name in ("atlas", "grid", "mask", "rays")}
+    first = {name: frame[name] for name in encoder_inputs(student.config)}
     with torch.no_grad():
         condition = encoder(*first.values())
         second = {"x": frame["x"], "t": frame["t"], **condition._asdict()}
-        code, logit, _ = denoiser(*second.values())
+        code, logit = denoiser(*second.values())[:2]
     return [
         Graph("encoder", encoder, first, Condition._fields, {"atlas": {0: "atlas_height"}}),
-        Graph("denoiser", denoiser, second, ("code", "logit", "intensity")),
+        Graph("denoiser", denoiser, second, denoiser_outputs(student.config)),
         Graph("decoder", decoder, {"code": code, "logit": logit}, ("range_m", "probability")),
     ]
 
@@ -111,7 +118,7 @@ def export_graphs(
     graphs = student_graphs(student, sensor, frame)
     samples = {"random": graphs}
     if real is not None:
-        best = {"x": torch.zeros_like(frame["x"]), "t": torch.ones(1)}
+        best = {name: torch.zeros_like(frame[name]) for name in ("previous", "x")} | {"t": torch.ones(1)}
         samples["real"] = student_graphs(
             student, sensor, best | {k: torch.from_numpy(v) for k, v in real.items()}
         )

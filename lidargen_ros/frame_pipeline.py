@@ -2,8 +2,8 @@
 """One frame on one engine: pictures aligned to rays, sampled and decoded, in as few transfers as the engine allows.
 
 Every engine has the graphs ``encoder``, ``denoiser`` and ``decoder``. One with ``pixels`` also shrinks the pictures
-itself, one with ``points`` makes the points, and one with ``sample4`` draws in 4 steps without asking the host: such an
-engine gets pixels and gives points, with one upload and one download.
+itself, one with ``carry`` moves the sweep before, one with ``points`` makes the points, and one with ``sample4`` draws in 4
+steps without asking the host: such an engine gets pixels and gives points, with one upload and one download.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cameras.align import Alignment, area_weights, atlas, check_image
+from .carry import carry
 from .engines.base import Engine
+from .sensors import Sensor
 from .student_sampling import draw
 
 GRAPHS = ("encoder", "denoiser", "decoder")
@@ -50,6 +52,15 @@ class Points(NamedTuple):
     probability: NDArray
     reflected: NDArray
     cloud: NDArray | None = None
+
+
+class Before(NamedTuple):
+    """The sweep before this one: its range map ``[rows, columns]`` (metres, 0 = no return), the sensor, and ``motion
+    [4, 4]``, coordinates in the LiDAR frame then -> now."""
+
+    range_map: NDArray
+    sensor: Sensor
+    motion: NDArray
 
 
 def within(maps: Maps, limits: Limits) -> Points:
@@ -87,16 +98,25 @@ class FramePipeline:
         self._seed: int | None = None
         self._limits: Limits | None = None
         self._best = False
+        self._alone = False
         self._image_size: tuple[int, int] | None = None
 
-    def maps(self, images: Sequence[NDArray | None], aligned: Alignment, *, steps: int, seed: int) -> Maps:
-        """The maps of one set of pictures, at least one of which is not None.
+    def maps(
+        self,
+        images: Sequence[NDArray | None],
+        aligned: Alignment,
+        *,
+        steps: int,
+        seed: int,
+        before: Before | None = None,
+    ) -> Maps:
+        """The maps of one set of pictures, at least one of which is not None; ``before`` is for networks that read it.
 
         Raises:
             InputError: a picture is not uint8 ``[H, W, 3]``.
         """
         with self._lock:
-            self._compute(images, aligned, steps, seed, (), Maps._fields)
+            self._compute(images, aligned, steps, seed, before, (), Maps._fields)
             found = self.engine.read(Maps._fields)
         return Maps(found["range_m"], found["probability"], found["intensity"][0])
 
@@ -108,18 +128,19 @@ class FramePipeline:
         *,
         steps: int,
         seed: int,
+        before: Before | None = None,
         cloud: bool = False,
     ) -> Points:
         """What of the maps lies within the limits, and where; arguments and errors as for :meth:`maps`."""
         if "points" not in self.engine.graphs:
-            found = within(self.maps(images, aligned, steps=steps, seed=seed), limits)
+            found = within(self.maps(images, aligned, steps=steps, seed=seed, before=before), limits)
             return with_cloud(found, aligned) if cloud else found
         names = Points._fields if cloud else Points._fields[:-1]
         with self._lock:
             if limits != self._limits:
                 self.engine.write({"limits": np.array(limits, np.float32)})
                 self._limits = limits
-            self._compute(images, aligned, steps, seed, ("points",), names)
+            self._compute(images, aligned, steps, seed, before, ("points",), names)
             return Points(**self.engine.read(names))
 
     def stages(self, images: Sequence[NDArray | None], aligned: Alignment) -> dict[str, float]:
@@ -135,6 +156,7 @@ class FramePipeline:
 
         with self._lock:
             self._align(aligned, tuple(i for i, image in enumerate(images) if image is None))
+            self._remember(None)
             self._ask_for_best()
             first = timed("send", lambda: self._see(images))
             for graph in (*first, *GRAPHS):
@@ -149,11 +171,12 @@ class FramePipeline:
         aligned: Alignment,
         steps: int,
         seed: int,
+        before: Before | None,
         last: tuple[str, ...],
         wanted: tuple[str, ...],
     ) -> None:
         self._align(aligned, tuple(i for i, image in enumerate(images) if image is None))
-        first = (*self._see(images), "encoder")
+        first = (*self._remember(before), *self._see(images), "encoder")
         if steps == 1:
             self._ask_for_best()
             self.engine.run((*first, "denoiser", "decoder", *last), wanted)
@@ -198,6 +221,32 @@ class FramePipeline:
         )
         return ("pixels",)
 
+    @property
+    def reads_previous(self) -> bool:
+        """Whether the network reads the sweep before."""
+        return "previous" in self.engine.graphs["encoder"].inputs
+
+    @property
+    def draws(self) -> bool:
+        """Whether the network says its spread, which samples are drawn from."""
+        return "spread" in self.engine.graphs["denoiser"].outputs
+
+    def _remember(self, before: Before | None) -> tuple[str, ...]:
+        """Sends the sweep before; returns the graph that must then run."""
+        if not self.reads_previous:
+            return ()
+        if before is None:
+            if not self._alone:
+                self.engine.write({"previous": np.zeros((2, *self._shape), np.float32)})
+            self._alone = True
+            return ()
+        self._alone = False
+        if "carry" not in self.engine.graphs:
+            self.engine.write({"previous": carry(before.range_map, before.sensor, before.motion)})
+            return ()
+        self.engine.write({"before": before.range_map, "motion": before.motion.astype(np.float32)})
+        return ("carry",)
+
     def _ask_for_best(self) -> None:
         """No noise at the highest level: what the denoiser then says is its best estimate."""
         if not self._best:
@@ -214,16 +263,16 @@ class FramePipeline:
 
     def _draw(self, first: tuple[str, ...], steps: int, seed: int) -> None:
         """A sample on an engine that cannot step by itself: the state comes to the host between the steps."""
-        engine, names = self.engine, ("code", "logit", "intensity")
+        engine, names = self.engine, ("code", "logit", "intensity", "spread")
         self._best = False
         condition = tuple(engine.graphs["encoder"].outputs)
         engine.run(first, condition)
 
-        def denoise(x: NDArray, t: float) -> tuple[NDArray, NDArray, NDArray]:
+        def denoise(x: NDArray, t: float) -> tuple[NDArray, ...]:
             engine.write({"x": x.astype(np.float32, copy=False), "t": np.array([t], np.float32)})
             engine.run(("denoiser",), names)
             found = engine.read(names)
-            return found["code"], found["logit"], found["intensity"]
+            return tuple(found[name] for name in names)
 
         code, logit, _ = draw(denoise, self._noise(seed), steps)
         engine.write({"code": code.astype(np.float32), "logit": logit.astype(np.float32)})

@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from . import __version__
 from .bundle import Bundle, load_bundle
@@ -19,7 +20,7 @@ from .bundle_engines import open_engine
 from .cameras.align import Alignment, align
 from .cameras.rig import Rig
 from .errors import BundleError, ConfigError, InputError
-from .frame_pipeline import FramePipeline, Limits, Maps, Points
+from .frame_pipeline import Before, FramePipeline, Limits, Maps, Points
 from .sensors import Sensor
 from .sweep import Sweep
 
@@ -46,7 +47,6 @@ class LidarGenerator:
         self.lidar_height = float(student["lidar_height_m"] if lidar_height is None else lidar_height)
         defaults = bundle.manifest["sampler"]
         self.steps = int(defaults["steps"])
-        self.max_steps: int | None = defaults.get("max_steps")
         self.return_threshold = float(defaults["return_threshold"])
         self._lock = threading.Lock()
         self._aligned: tuple[Rig, Alignment] | None = None
@@ -129,6 +129,8 @@ class LidarGenerator:
         stamp_ns: int = 0,
         steps: int | None = None,
         seed: int = 0,
+        previous: Sweep | None = None,
+        motion: ArrayLike | None = None,
     ) -> Sweep:
         """One sweep.
 
@@ -137,11 +139,15 @@ class LidarGenerator:
             rig: calibration; None keeps the one in use.
             stamp_ns: stamp of the sweep, nanoseconds.
             steps: 1 gives the best estimate, more draw a sample with ``seed``; None takes the bundle's default.
+            previous: the sweep before this one, for networks that read it (``reads_previous``); None where there is none.
+            motion: ``[4, 4]`` coordinates in the LiDAR frame of ``previous`` -> in that of this sweep, from odometry.
 
         Raises:
-            InputError: wrong number, type or shape of images, or none at all.
+            InputError: wrong number, type or shape of images, or none at all; ``previous`` without ``motion``, of another
+                sensor, or for a network that does not read it.
         """
-        found = self._points(images, rig, steps, seed)
+        before = self._before(previous, motion)
+        found = self._points(images, rig, steps, seed, before)
         return Sweep(
             range_map=found.range_map,
             sensor=self.sensor,
@@ -174,12 +180,44 @@ class LidarGenerator:
         rig: Rig | None,
         steps: int | None,
         seed: int,
+        before: Before | None = None,
         cloud: bool = False,
     ) -> Points:
         limits = Limits(self.return_threshold, self.sensor.min_range_m, self.sensor.max_range_m)
         return self._pipeline.points(
-            *self._checked(images, rig), limits, steps=self.check_steps(steps), seed=seed, cloud=cloud
+            *self._checked(images, rig),
+            limits,
+            steps=self.check_steps(steps),
+            seed=seed,
+            before=before,
+            cloud=cloud,
         )
+
+    @property
+    def draws(self) -> bool:
+        """Whether samples can be drawn (``steps`` above 1)."""
+        return self._pipeline.draws
+
+    @property
+    def reads_previous(self) -> bool:
+        """Whether the network reads the sweep before."""
+        return self._pipeline.reads_previous
+
+    def _before(self, previous: Sweep | None, motion: ArrayLike | None) -> Before | None:
+        if previous is None:
+            return None
+        if not self.reads_previous:
+            raise InputError(f"bundle {self.bundle.name} does not read the sweep before; leave previous out")
+        if motion is None or np.shape(motion) != (4, 4):
+            raise InputError(
+                "previous needs motion, a 4 x 4 matrix from its LiDAR frame to this one; give both"
+            )
+        if previous.sensor.shape != self.sensor.shape:
+            raise InputError(
+                f"previous is of sensor {previous.sensor.name} {previous.sensor.shape}, this generator makes "
+                f"{self.sensor.shape}; give a sweep that it made"
+            )
+        return Before(previous.range_map, previous.sensor, np.asarray(motion, np.float64))
 
     def maps(
         self,
@@ -188,9 +226,14 @@ class LidarGenerator:
         *,
         steps: int | None = None,
         seed: int = 0,
+        previous: Sweep | None = None,
+        motion: ArrayLike | None = None,
     ) -> Maps:
         """Range, return probability and intensity of every ray, before any threshold (arguments as for a call)."""
-        return self._pipeline.maps(*self._checked(images, rig), steps=self.check_steps(steps), seed=seed)
+        before = self._before(previous, motion)
+        return self._pipeline.maps(
+            *self._checked(images, rig), steps=self.check_steps(steps), seed=seed, before=before
+        )
 
     def stages(self, images: Sequence[NDArray | None], rig: Rig | None = None) -> dict[str, float]:
         """Seconds of each stage up to the maps, for benchmarks."""
@@ -213,15 +256,14 @@ class LidarGenerator:
         """The number of steps to take; None means the bundle's own.
 
         Raises:
-            ConfigError: below 1, or above what the bundle was found to be good for (``max_steps`` of its manifest).
+            ConfigError: below 1, or above 1 for a network that says no spread to draw samples from.
         """
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise ConfigError(f"steps is {steps}; use 1 for the best estimate, more to draw a sample")
-        if self.max_steps is not None and steps > self.max_steps:
+        if steps > 1 and not self.draws:
             raise ConfigError(
-                f"steps is {steps}, but samples of bundle {self.bundle.name} are not usable (max_steps in its manifest); "
-                f"use steps {self.max_steps}"
+                f"steps is {steps}, but bundle {self.bundle.name} gives a best estimate only; use steps 1"
             )
         return steps
 

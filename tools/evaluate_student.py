@@ -76,9 +76,8 @@ def evaluate(arguments: argparse.Namespace, say) -> dict[str, Any]:
         result["never_seen"].append(
             measure.other_rig(generator, other, sensor, seeds, baseline, device=device, compiled=compiled)
         )
-    if arguments.sample_scenes:
+    if arguments.sample_scenes and generator.draws:
         say(f"drawing {arguments.samples} samples of {arguments.steps} steps")
-        generator.max_steps = None  # samples are measured here to decide what the manifest allows
         result["drawn_samples"] = measure.drawn_samples(
             generator, scenes[: arguments.sample_scenes], samples=arguments.samples, steps=arguments.steps
         )

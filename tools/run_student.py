@@ -30,7 +30,7 @@ from training.loop.ranks import pick_device
 from training.loop.trainer import Trainer
 from training.report import read_curve
 from training.student.config import StudentExperiment
-from training.student.pieces import join_pieces, write_pieces
+from training.student.pieces import write_pieces
 from training.student.recipe import StudentRecipe
 
 
@@ -103,9 +103,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(dump(config))
     if arguments.start_from:
-        joined = out / "start.safetensors"
-        join_pieces(arguments.start_from, joined)
-        config = replace(config, start_from=str(joined))
+        config = replace(config, start_from=str(arguments.start_from))
     device = pick_device(config.device)
     recipe = StudentRecipe(config, device)
     recipe.baseline_scenes = arguments.baseline_scenes
@@ -115,7 +113,6 @@ def main() -> None:
     (out / "curve.json").write_text(json.dumps(read_curve(out)))
     (out / "checkpoints").rmdir()  # empty: ``keep`` is 0
     (out / "student.safetensors").unlink()
-    (out / "start.safetensors").unlink(missing_ok=True)
 
     ranges, returns = recipe.constant_map
     np.savez_compressed(

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A student as the graphs of one frame on a torch device: from the pixels of the cameras to points, nothing on the host.
 
-Beside the three exported graphs there are ``pixels`` (shrinks the pictures into the atlas), ``sample2`` ... (several steps
-without a word to the host) and ``points`` (thresholds, and the points themselves).
+Beside the three exported graphs there are ``pixels`` (shrinks the pictures into the atlas), ``carry`` (moves the sweep
+before to where the vehicle is now, for networks that read it), ``sample2`` ... (several steps without a word to the host)
+and ``points`` (thresholds, and the points themselves).
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from ..engines.base import Signature, Spec
 from ..engines.torch_engine import TorchGraph
 from ..sensors import Sensor
 from ..student_sampling import draw
+from .carry import CarryGraph
 from .student import FINE, PATCH, Condition, Student
-from .student_graphs import DecoderGraph, DenoiserGraph, EncoderGraph
+from .student_graphs import DecoderGraph, DenoiserGraph, EncoderGraph, denoiser_outputs, encoder_inputs
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAMPLED_STEPS = range(2, 9)
@@ -50,7 +52,7 @@ class SampleGraph(nn.Module):
         self.denoiser, self.steps = denoiser, steps
 
     def forward(self, noise: Tensor, *condition: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        def denoise(x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
+        def denoise(x: Tensor, t: float) -> tuple[Tensor, ...]:
             return self.denoiser(x, torch.full((1,), t, device=x.device), *condition)
 
         return draw(denoise, noise, self.steps)
@@ -111,10 +113,10 @@ def frame_graphs(
     def graph(module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> TorchGraph:
         return TorchGraph(module, Signature({n: specs[n] for n in inputs}, {n: specs[n] for n in outputs}))
 
-    condition, estimate = Condition._fields, ("code", "logit", "intensity")
+    condition, estimate = Condition._fields, denoiser_outputs(student.config)
     decoder = DecoderGraph(sensor.min_range_m, sensor.max_range_m)
     graphs = {
-        "encoder": graph(encoder, ("atlas", "grid", "mask", "rays"), condition),
+        "encoder": graph(encoder, encoder_inputs(student.config), condition),
         "denoiser": graph(denoiser, ("x", "t", *condition), estimate),
         "decoder": graph(decoder, ("code", "logit"), ("range_m", "probability")),
         "points": graph(
@@ -123,8 +125,14 @@ def frame_graphs(
             ("range_map", "reflected", "cloud"),
         ),
     }
-    for steps in SAMPLED_STEPS:
-        graphs[f"sample{steps}"] = graph(SampleGraph(denoiser, steps), ("noise", *condition), estimate)
+    if student.config.previous:
+        carrying = CarryGraph(sensor.min_range_m, sensor.max_range_m)
+        graphs["carry"] = graph(carrying, ("before", "motion", "rays"), ("previous",))
+    if student.config.spread:
+        for steps in SAMPLED_STEPS:
+            graphs[f"sample{steps}"] = graph(
+                SampleGraph(denoiser, steps), ("noise", *condition), estimate[:3]
+            )
     if pixels:
         graphs["pixels"] = graph(PixelsGraph(dtype), ("images", "row_weights", "column_weights"), ("atlas",))
     return graphs
@@ -145,7 +153,10 @@ def tensor_specs(student: Student, sensor: Sensor, precision: str) -> dict[str, 
         "noise": (1, 2, rows, columns),
         "t": (1,),
         "limits": (3,),
-        **dict.fromkeys(("code", "logit", "intensity"), (1, rows, columns)),
+        "before": (rows, columns),
+        "motion": (4, 4),
+        "previous": (2, rows, columns),
+        **dict.fromkeys(("code", "logit", "intensity", "spread"), (1, rows, columns)),
         **dict.fromkeys(("range_m", "probability", "range_map", "reflected"), (rows, columns)),
         "cloud": (rows, columns, 4),
     }

@@ -11,8 +11,8 @@ Scales of a 128 x 1800 sweep: full 128 x 1800, fine 64 x 600, patch 32 x 200, mi
 stride divides 1800, so that the turn stays a circle without padding. Rows must be a multiple of 16, columns of 36.
 
 A noisy sweep is ``x_t = (1 - t) x_0 + t e`` with two channels: range code in [-1, 1] and return in {-1, +1}. ``t = 1``
-with ``x = 0`` asks for the best estimate in one step; ``t = 1`` with ``x = e`` starts the sampling of a flow
-(rectified flow, Liu et al. 2022, arXiv 2209.03003; the network predicts x_0).
+with ``x = 0`` asks for the best estimate in one step; lower levels are for drawing samples (``student_sampling``). The
+straight path is that of rectified flow (Liu et al. 2022, arXiv 2209.03003); the network predicts x_0.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 FINE, PATCH = (2, 3), (4, 9)  # strides of the fine and patch scales against the full one
 ROW_MULTIPLE, COLUMN_MULTIPLE = 16, 36
+LOG_SPREAD = (-6.0, 0.0)  # limits of the logarithm of a spread of range codes
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,15 @@ class StudentConfig:
     head_width: int = 40
     encoder_blocks: tuple[int, int, int, int] = (1, 1, 1, 2)  # fine, patch, mid, coarse
     denoiser_blocks: tuple[int, int, int] = (1, 1, 2)  # patch, mid, coarse
-    decoder_blocks: int = 1
+    decoder_blocks: int = 1  # fine
+    full_blocks: int = 1
     sigma_data: float = 0.5
+    previous: bool = (
+        False  # the encoder also reads the sweep before this one, moved to where the vehicle is now
+    )
+    spread: bool = (
+        False  # the decoder also sees the noisy sweep ray by ray, and says how far its range may be off
+    )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -72,11 +80,17 @@ class Condition(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """Maps ``[B, rows, columns]``: range code (float32), logit of a return, intensity in 0..1."""
+    """Maps ``[B, rows, columns]``: range code (float32), logit of a return, intensity in 0..1, and, from networks that say
+    it, the standard deviation of the code."""
 
     code: Tensor
     logit: Tensor
     intensity: Tensor
+    spread: Tensor | None = None
+
+    def known(self) -> tuple[Tensor, ...]:
+        """What the network says, for a graph to give out."""
+        return tuple(value for value in self if value is not None)
 
 
 class Residual(nn.Module):
@@ -167,21 +181,22 @@ class ConditionEncoder(nn.Module):
     """Ray-aligned pixels -> ``Condition``.
 
     Inputs: ``pixels [B, K * 4, rows, columns]`` (K colours in [-1, 1], each followed by 1 where a camera sees the
-    point and 0 elsewhere) and ``rays [B, ray_features, rows, columns]``.
+    point and 0 elsewhere), ``rays [B, ray_features, rows, columns]`` and, for a network that reads it, ``previous
+    [B, 2, rows, columns]``: range code and return (-1 or 1) that the sweep before this one gives each ray, 0 where unknown.
     """
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         c, blocks = config, config.encoder_blocks
-        inputs = 4 * c.hypotheses + c.ray_features
+        inputs = 4 * c.hypotheses + c.ray_features + 2 * c.previous
         self.full = nn.Sequential(nn.Conv2d(inputs, c.full, 1), nn.ReLU())
         self.fine = nn.Sequential(down(inputs + c.full, c.fine, FINE), residuals(c.fine, blocks[0]))
         self.patch = nn.Sequential(down(c.fine, c.patch, FINE), residuals(c.patch, blocks[1]))
         self.mid = nn.Sequential(down(c.patch, c.mid, (2, 2)), residuals(c.mid, blocks[2]))
         self.coarse = nn.Sequential(down(c.mid, c.coarse, (2, 2)), Coarse(c.coarse, c.head_width, blocks[3]))
 
-    def forward(self, pixels: Tensor, rays: Tensor) -> Condition:
-        inputs = torch.cat([pixels, rays], 1)
+    def forward(self, pixels: Tensor, rays: Tensor, previous: Tensor | None = None) -> Condition:
+        inputs = torch.cat([pixels, rays] if previous is None else [pixels, rays, previous], 1)
         full = self.full(inputs)
         fine = self.fine(torch.cat([inputs, full], 1))
         patch = self.patch(fine)
@@ -216,19 +231,23 @@ class Denoiser(nn.Module):
 
 
 class Decoder(nn.Module):
-    """``(tokens, condition) -> raw maps [B, 3, rows, columns]``: range code, return logit, intensity logit."""
+    """``(tokens, condition, x_t) -> raw maps [B, 3 or 4, rows, columns]``: range code, logit of a return, logit of the
+    intensity, logarithm of the spread."""
 
     def __init__(self, config: StudentConfig) -> None:
         super().__init__()
         c = config
         self.up_fine, self.fine = Up(c.patch, c.fine, FINE), residuals(c.fine, config.decoder_blocks)
         self.up_full = Up(c.fine, c.full, FINE)
-        self.full = residuals(c.full, 1)
-        self.out = nn.Conv2d(c.full, 3, 1)
+        # The denoiser reads a noisy sweep by patches, which cannot tell its rays apart.
+        self.noisy = nn.Conv2d(2, c.full, 1, bias=False) if c.spread else None
+        self.full = residuals(c.full, c.full_blocks)
+        self.out = nn.Conv2d(c.full, 4 if c.spread else 3, 1)
 
-    def forward(self, tokens: Tensor, condition: Condition) -> Tensor:
+    def forward(self, tokens: Tensor, condition: Condition, x: Tensor) -> Tensor:
         fine = self.fine(self.up_fine(tokens, condition.fine))
-        full = self.full(self.up_full(fine, condition.full))
+        full = self.up_full(fine, condition.full)
+        full = self.full(full if self.noisy is None else full + self.noisy(x.to(full.dtype)))
         # The last layer runs in float32 whatever the rest does: half precision of a range code is 0.2 m at 60 m.
         with torch.autocast(full.device.type, enabled=False):
             return F.conv2d(full.float(), self.out.weight.float(), self.out.bias.float())  # type: ignore[union-attr]
@@ -246,32 +265,45 @@ class Student(nn.Module):
             Decoder(config),
         )
 
-    def encode(self, pixels: Tensor, rays: Tensor) -> Condition:
-        return self.encoder(pixels, rays)
+    def encode(self, pixels: Tensor, rays: Tensor, previous: Tensor | None = None) -> Condition:
+        if previous is None and self.config.previous:  # none known
+            previous = pixels[:, :2] * 0
+        return self.encoder(pixels, rays, previous)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Estimate:
-        raw = self.decoder(self.denoiser(x, t, condition), condition)
+        raw = self.decoder(self.denoiser(x, t, condition), condition, x)
         return precondition(raw, x, t, self.config.sigma_data)
 
-    def forward(self, pixels: Tensor, rays: Tensor, x: Tensor, t: Tensor) -> Estimate:
-        return self.denoise(x, t, self.encode(pixels, rays))
+    def forward(
+        self, pixels: Tensor, rays: Tensor, x: Tensor, t: Tensor, previous: Tensor | None = None
+    ) -> Estimate:
+        return self.denoise(x, t, self.encode(pixels, rays, previous))
 
-    def estimate(self, pixels: Tensor, rays: Tensor) -> Estimate:
+    def estimate(self, pixels: Tensor, rays: Tensor, previous: Tensor | None = None) -> Estimate:
         """Best estimate in one step: no noise in, nothing drawn."""
         b, _, rows, columns = pixels.shape
         x = pixels.new_zeros(b, 2, rows, columns)
-        return self(pixels, rays, x, pixels.new_ones(b))
+        return self(pixels, rays, x, pixels.new_ones(b), previous)
 
 
 def precondition(raw: Tensor, x: Tensor, t: Tensor, sigma_data: float) -> Estimate:
     """Adds what the noisy sweep itself says to what the network says, so that little noise needs little work.
 
-    Range: the linear estimator of x_0 from x_t for data of deviation ``sigma_data`` (EDM's c_skip, Karras et al. 2022,
-    for the straight path). Return: the exact log-odds of a sign seen in Gaussian noise. Both vanish at t = 1.
+    A network that says its ``spread`` s holds the range code m +- s of each ray for likely; seen through x_t = (1 - t) x_0
+    + t e, Bayes' rule for two Gaussians gives the estimate. Without: the linear estimator for data of deviation
+    ``sigma_data`` (EDM's c_skip, Karras et al. 2022, for the straight path). Return: the exact log-odds of a sign seen in
+    Gaussian noise. Nothing is added at t = 1.
     """
     t = t.float()[:, None, None]
     keep = 1 - t
-    variance = keep**2 * sigma_data**2 + t**2
-    code = keep * sigma_data**2 / variance * x[:, 0].float() + t / variance.sqrt() * raw[:, 0].float()
+    mean, seen, spread = raw[:, 0].float(), x[:, 0].float(), None
+    if raw.shape[1] == 4:
+        variance = (2 * raw[:, 3].float().clamp(*LOG_SPREAD)).exp()
+        total = t**2 + variance * keep**2
+        code = (t**2 * mean + variance * keep * seen) / total
+        spread = t * (variance / total).sqrt()
+    else:
+        total = keep**2 * sigma_data**2 + t**2
+        code = keep * sigma_data**2 / total * seen + t / total.sqrt() * mean
     odds = (2 * keep / t.clamp_min(1e-3) ** 2 * x[:, 1].float()).clamp(-12, 12)
-    return Estimate(code, raw[:, 1].float() + odds, torch.sigmoid(raw[:, 2].float()))
+    return Estimate(code, raw[:, 1].float() + odds, torch.sigmoid(raw[:, 2].float()), spread)

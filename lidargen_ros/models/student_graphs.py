@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..range_coding import decode_log
-from .student import Condition, Student
+from .student import Condition, Student, StudentConfig
 
 
 def look_up(atlas: Tensor, grid: Tensor, mask: Tensor) -> Tensor:
@@ -35,19 +35,36 @@ def look_up(atlas: Tensor, grid: Tensor, mask: Tensor) -> Tensor:
 
 
 class EncoderGraph(nn.Module):
-    """``(atlas [H, W, 3] uint8, grid [K, R, C, 2], mask [K, R, C], rays [F, R, C]) -> condition``."""
+    """``(atlas [H, W, 3] uint8, grid [K, R, C, 2], mask [K, R, C], rays [F, R, C]) -> condition``.
+
+    A network that reads the sweep before has one more input, ``previous [2, R, C]`` (``carry``), zeros where there is none.
+    """
 
     def __init__(self, student: Student) -> None:
         super().__init__()
         self.encoder = student.encoder
 
-    def forward(self, atlas: Tensor, grid: Tensor, mask: Tensor, rays: Tensor) -> Condition:
+    def forward(
+        self, atlas: Tensor, grid: Tensor, mask: Tensor, rays: Tensor, previous: Tensor | None = None
+    ) -> Condition:
         # Cast before anything else: TensorRT takes bytes at a graph's door, but no operator works on them.
-        return self.encoder(look_up(atlas.to(grid.dtype)[None], grid[None], mask[None]), rays[None])
+        pixels = look_up(atlas.to(grid.dtype)[None], grid[None], mask[None])
+        return self.encoder(pixels, rays[None], None if previous is None else previous[None])
+
+
+def denoiser_outputs(config: StudentConfig) -> tuple[str, ...]:
+    """Names of the denoiser graph's outputs, in order."""
+    return ("code", "logit", "intensity") + ("spread",) * config.spread
+
+
+def encoder_inputs(config: StudentConfig) -> tuple[str, ...]:
+    """Names of the encoder graph's inputs, in order."""
+    return ("atlas", "grid", "mask", "rays") + ("previous",) * config.previous
 
 
 class DenoiserGraph(nn.Module):
-    """``(x [1, 2, R, C], t [1], condition) -> code, logit, intensity [1, R, C]``, preconditioning inside."""
+    """``(x [1, 2, R, C], t [1], condition) -> code, logit, intensity [1, R, C]``, preconditioning inside; networks that
+    say their spread give it as a fourth."""
 
     def __init__(self, student: Student) -> None:
         super().__init__()
@@ -55,9 +72,8 @@ class DenoiserGraph(nn.Module):
 
     def forward(
         self, x: Tensor, t: Tensor, full: Tensor, fine: Tensor, patch: Tensor, mid: Tensor, coarse: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        code, logit, intensity = self.student.denoise(x, t, Condition(full, fine, patch, mid, coarse))
-        return code, logit, intensity
+    ) -> tuple[Tensor, ...]:
+        return self.student.denoise(x, t, Condition(full, fine, patch, mid, coarse)).known()
 
 
 class DecoderGraph(nn.Module):

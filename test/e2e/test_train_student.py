@@ -20,7 +20,8 @@ from training.student.recipe import StudentRecipe, make_stream  # noqa: E402
 OVERRIDES = [
     "batch=4", "data.bank=2", "data.tile=[44, 80]", "compile=false", "samples=8", "eval_scenes=4", "precision=tf32", "device=cpu",
     "tensorboard=true", "log_every=4",
-    "model={full: 8, fine: 8, patch: 16, mid: 16, coarse: 16, head_width: 8}", "optimiser.warmup_samples=4",
+    "model={full: 8, fine: 8, patch: 16, mid: 16, coarse: 16, head_width: 8, previous: true, spread: true}",
+    "optimiser.warmup_samples=4", "previous_share=0.5",
 ]  # fmt: skip
 
 
@@ -62,6 +63,19 @@ def test_a_sample_is_the_same_in_any_batch(trainer):
     pixels = torch.cat([first.scenes.pixels, second.scenes.pixels])
     torch.testing.assert_close(whole.scenes.pixels, pixels, rtol=1e-5, atol=1e-5)
     assert int((~whole.regression).sum()) == 1
+
+
+def test_every_other_batch_knows_its_own_sweep_before(trainer):
+    recipe = trainer.recipe
+    alone, knowing = recipe.batch(40, 4), recipe.batch(44, 4)
+    assert alone.scenes.before is None
+    assert knowing.scenes.before.pixels.shape == knowing.scenes.pixels.shape
+    assert not torch.equal(knowing.scenes.before.pixels, knowing.scenes.pixels)
+    with trainer.averaged() as student:
+        recipe.losses(student, alone)
+        recipe.losses(student, knowing)
+    assert not alone.previous.any()
+    assert knowing.previous[:, 1].abs().mean() > 0.8  # nearly every ray has something on it
 
 
 def test_one_batch_can_be_learnt(trainer):

@@ -18,17 +18,18 @@ from lidargen_ros.cameras.rig import load_rig  # noqa: E402
 from lidargen_ros.engines import select  # noqa: E402
 from lidargen_ros.engines.build_record import BuildRecord, graph_files  # noqa: E402
 from lidargen_ros.engines.trt_api import Gpu  # noqa: E402
-from lidargen_ros.errors import BundleError, EngineError  # noqa: E402
+from lidargen_ros.errors import BundleError, EngineError, InputError  # noqa: E402
 from lidargen_ros.frame_pipeline import GRAPHS, FramePipeline  # noqa: E402
 from lidargen_ros.models.frame_graphs import frame_graphs  # noqa: E402
 from lidargen_ros.models.student import Student, StudentConfig  # noqa: E402
 from lidargen_ros.models.student_weights import folded, read_student, write_student  # noqa: E402
 from lidargen_ros.sensors import Sensor  # noqa: E402
+from lidargen_ros.sweep import Sweep  # noqa: E402
 
 TILE = (32, 64)
 CONFIG = StudentConfig(
     full=4, fine=4, patch=8, mid=8, coarse=16, head_width=8, encoder_blocks=(1, 1, 1, 1),
-    denoiser_blocks=(1, 1, 1),
+    denoiser_blocks=(1, 1, 1), previous=True, spread=True,
 )  # fmt: skip
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-2}  # relative L2
 
@@ -79,6 +80,17 @@ def maps_of(bundle, engine, images, steps):
         generator.close()
 
 
+def test_the_sweep_before_needs_its_motion_and_a_network_that_reads_it(bundle, images):
+    generator = LidarGenerator.from_bundle(bundle, engine="onnxruntime-cpu", threads=1)
+    sweep = generator(images)
+    assert generator.reads_previous
+    with pytest.raises(InputError, match="previous needs motion"):
+        generator(images, previous=sweep)
+    other = Sweep(np.zeros((8, 72), np.float32), Sensor("other", np.linspace(5, -5, 8), columns=72))
+    with pytest.raises(InputError, match="give a sweep that it made"):
+        generator(images, previous=other, motion=np.eye(4))
+
+
 def difference(found, expected):
     return max(np.linalg.norm(a - b) / np.linalg.norm(b) for a, b in zip(found, expected, strict=True))
 
@@ -112,6 +124,12 @@ def test_the_device_path_agrees_from_pixels_to_points(bundle, images, precision)
     np.testing.assert_allclose(cloud[..., :3], host_side.organised_points(), rtol=1e-6)
     np.testing.assert_array_equal(cloud[..., 3], host_side.intensity)
     assert set(device.stages(images)) == {"send", "pixels", *GRAPHS, "read"}
+    # The sweep before, moved on the device.
+    motion = np.eye(4)
+    motion[:3, 3] = -1.0, 0.2, 0.0
+    moved = [g.maps(images, previous=host_side, motion=motion) for g in (device, host)]
+    assert difference(*moved) < TOLERANCE["fp16"]
+    assert difference(moved[1], host.maps(images)) > 1e-3
     # Pictures of another size, of different sizes, and too small to be shrunk there.
     rng = np.random.default_rng(1)
     for sizes in ([(100, 90)] * 3, [(72, 128), (80, 128), (72, 128)], [(20, 40)] * 3):

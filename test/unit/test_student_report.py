@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 
 from lidargen_ros.cameras.align import align, atlas  # noqa: E402
 from lidargen_ros.cameras.rig import load_rig  # noqa: E402
+from lidargen_ros.carry import carry  # noqa: E402
 from lidargen_ros.errors import ConfigError  # noqa: E402
 from lidargen_ros.generator import LidarGenerator, Maps  # noqa: E402
 from lidargen_ros.metrics.ladder import ConstantMap  # noqa: E402
@@ -35,7 +36,7 @@ from training.student.stream import SceneStream  # noqa: E402
 TILE = (44, 80)
 SENSOR = Sensor("toy", np.linspace(12, -24, 16), 72)
 RIG = load_rig("published")
-TOY = StudentConfig(full=8, fine=8, patch=16, mid=16, coarse=16, head_width=8)
+TOY = StudentConfig(full=8, fine=8, patch=16, mid=16, coarse=16, head_width=8, previous=True)
 
 
 class StandIn:
@@ -74,16 +75,21 @@ class StandIn:
 class TorchStandIn(StandIn):
     """An untrained student, its graphs run in torch as engines run them."""
 
+    reads_previous = True
+
     def __init__(self, sensor=SENSOR):
         super().__init__(sensor)
         torch.manual_seed(0)
         self.student = Student(TOY).eval()
 
     @torch.no_grad()
-    def maps(self, images, steps=1, seed=0):
+    def maps(self, images, steps=1, seed=0, previous=None, motion=None):
         a = self.aligned
+        before = np.zeros((2, *self.sensor.shape), np.float32)
+        if previous is not None:
+            before = carry(previous.range_map, self.sensor, motion)
         gone = [k for k, image in enumerate(images) if image is None]
-        inputs = (atlas(images, TILE), a.grid, a.without(gone), a.rays)
+        inputs = (atlas(images, TILE), a.grid, a.without(gone), a.rays, before)
         condition = EncoderGraph(self.student)(*(torch.from_numpy(np.asarray(v)) for v in inputs))
         x = torch.zeros(1, 2, *self.sensor.shape)
         code, logit, intensity = DenoiserGraph(self.student)(x, torch.ones(1), *condition)
@@ -189,8 +195,25 @@ def test_a_still_world_flickers_by_noise_alone():
     assert np.array_equal(still[0].pose, still[2].pose)
     found = measure.flickering(TorchStandIn(), still, driving)
     assert 0 < found["still"]["true"]["median_change_m"] < 0.1
+    assert {"generated", "true", "knowing before"} <= found["still"].keys() & found["driving"].keys()
     assert found["driving"]["true"]["frames"] == 2
     assert found["driving"]["true"]["l1_sum_m"]["mean"] < 4  # a toy grid of 5 degrees
+
+
+def test_sweeps_one_after_another_know_the_one_before_and_the_motion():
+    calls = []
+
+    def generator(images, **options):
+        calls.append(options)
+        return Sweep(np.full(SENSOR.shape, len(calls), np.float32), SENSOR)
+
+    ahead = np.eye(4)
+    ahead[0, 3] = 2.0  # driven on by 2 m
+    scenes = [SimpleNamespace(images=None, pose=pose) for pose in (np.eye(4), ahead)]
+    measure.one_after_another(generator, scenes)
+    assert calls[0] == {}
+    assert calls[1]["previous"].range_map[0, 0] == 1
+    assert calls[1]["motion"][0, 3] == -2.0  # what stood at 10 m is at 8 m
 
 
 def test_flicker_counts_changes_and_blinking():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
@@ -39,6 +39,12 @@ class Ego:
     def rotation(self) -> Tensor:
         """``[B, 3, 3]``, LiDAR axes to world axes."""
         return rotation(self.yaw, self.pitch, self.roll)
+
+    def at(self, time: Tensor | float) -> Ego:
+        """The same vehicle ``time`` seconds later (a number or ``[B]``), by straight motion as within a spin."""
+        t = torch.as_tensor(time, dtype=torch.float32, device=self.yaw.device)
+        position = self.position + self.velocity * t.reshape(-1, 1)
+        return replace(self, position=position, yaw=self.yaw + self.yaw_rate * t)
 
     def matrix(self) -> Tensor:
         """``[B, 4, 4]``, LiDAR to world."""

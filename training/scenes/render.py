@@ -237,8 +237,8 @@ def _moved(worlds: Worlds, ego: Ego, times: Tensor | float | None) -> tuple[Worl
     if times is None:
         return worlds, ego.position, ego.rotation()
     t = torch.as_tensor(times, dtype=torch.float32, device=ego.yaw.device)
-    turn = rotation(ego.yaw + ego.yaw_rate * t, ego.pitch, ego.roll)
-    return worlds.at(t), ego.position + ego.velocity * t.reshape(-1, 1), turn
+    there = ego.at(t)
+    return worlds.at(t), there.position, there.rotation()
 
 
 @torch.no_grad()

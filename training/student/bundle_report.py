@@ -7,6 +7,8 @@ Everything runs through ``LidarGenerator``, so the figures are those of the file
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from lidargen_ros.metrics.chamfer import summarise
 from lidargen_ros.metrics.ladder import ConstantMap
 from lidargen_ros.metrics.report import drive_report, ladder_report
 from lidargen_ros.metrics.temporal import flicker, temporal_chamfer
+from lidargen_ros.motion import invert_pose
 from lidargen_ros.sensors import Sensor
 from lidargen_ros.sweep import Sweep
 
@@ -155,18 +158,38 @@ def drawn_samples(
 
 def flickering(generator: LidarGenerator, still: Sequence[Scene], driving: Sequence[Scene]) -> dict[str, Any]:
     """Frames of a world where nothing moves. ``still``: the vehicle stands as well, only noise differs;
-    ``driving``: it drives, and clouds are compared in the frame of the next."""
-    generated = [generator(scene.images) for scene in driving]
-    true = [Sweep(scene.range_map, generator.sensor) for scene in driving]
+    ``driving``: it drives, and clouds are compared in the frame of the next. ``knowing before``: with the sweep before
+    and the vehicle's motion, where the network reads them."""
+    ways = {"generated": partial(alone, generator), "true": partial(measured, generator.sensor)}
+    if generator.reads_previous:
+        ways["knowing before"] = partial(one_after_another, generator)
     poses = [scene.pose for scene in driving]
     return {
         "still": {
             "frames": len(still),
-            "generated": flicker([generator(scene.images).range_map for scene in still]),
-            "true": flicker([scene.range_map for scene in still]),
+            **{name: flicker([s.range_map for s in sweeps(still)]) for name, sweeps in ways.items()},
         },
         "driving": {
-            name: summarise(temporal_chamfer([s.points() for s in sweeps], poses, queries=20_000))
-            for name, sweeps in (("generated", generated), ("true", true))
+            name: summarise(temporal_chamfer([s.points() for s in sweeps(driving)], poses, queries=20_000))
+            for name, sweeps in ways.items()
         },
     }
+
+
+def alone(generator: LidarGenerator, scenes: Sequence[Scene]) -> list[Sweep]:
+    """Every scene by itself."""
+    return [generator(scene.images) for scene in scenes]
+
+
+def measured(sensor: Sensor, scenes: Sequence[Scene]) -> list[Sweep]:
+    """The true sweeps."""
+    return [Sweep(scene.range_map, sensor) for scene in scenes]
+
+
+def one_after_another(generator: LidarGenerator, scenes: Sequence[Scene]) -> list[Sweep]:
+    """Every scene with the sweep made for the one before, and the true motion."""
+    sweeps = [generator(scenes[0].images)]
+    for before, now in pairwise(scenes):
+        motion = invert_pose(now.pose) @ before.pose
+        sweeps.append(generator(now.images, previous=sweeps[-1], motion=motion))
+    return sweeps

@@ -52,6 +52,9 @@ class StudentExperiment(Experiment):
     loss: LossWeights = field(default_factory=LossWeights)
     optimiser: Optimiser = field(default_factory=Optimiser)
     flow_share: float = 0.25  # of the samples; the others ask for the best estimate
+    previous_share: float = (
+        0.25  # of the batches that know their own sweep before, if the model reads it (scenes only)
+    )
     eval_scenes: int = 64
     compile: bool = True
     teacher: str | None = None  # published-family checkpoint whose samples are the targets (with data.clips)

@@ -4,7 +4,8 @@
 Most items of a batch get no noisy sweep (x = 0, t = 1) and an L1 loss, whose optimum is the median: that is the one-step
 answer (end-to-end fine-tuning with the task's loss; Garcia et al. 2024, arXiv 2409.11355). The others get
 ``x_t = (1 - t) x_0 + t e`` and an L2 loss, whose optimum is the posterior mean that a sampler needs (Liu et al. 2022,
-arXiv 2209.03003). Ranges are compared only where the true ray returned.
+arXiv 2209.03003). Ranges are compared only where the true ray returned. A network that says its spread is asked for the
+deviation of its own code, by the likelihood of a normal distribution around it (Nix & Weigend 1994).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ class LossWeights:
     returns: float = 0.5
     intensity: float = 0.3
     flow: float = 1.0
+    spread: float = 0.05
 
 
 @dataclass
@@ -97,13 +99,18 @@ def loss_terms(
     metres = limits[0] * torch.exp((estimate.code.clamp(-1.2, 1.2) + 1) * scale) - target.range_m
     sign = F.binary_cross_entropy_with_logits(estimate.logit, returned, reduction="none")
     flow = 4 * (error / scale) ** 2 * (0.25 + 0.75 * returned) + 0.5 * sign
-    return {
+    terms = {
         "range_log": (error.abs() * near).sum() / counts.near,
         "range_metres": (metres.abs() * near).sum() / counts.near,
         "returns": (sign * asks).sum() / (counts.asked * rays),
         "intensity": ((estimate.intensity - target.intensity).abs() * returned).sum() / counts.returned,
         "flow": (flow * (1 - asks)).sum() / (counts.drawn * rays),
     }
+    if estimate.spread is not None:
+        ratio = (error / scale).detach() / estimate.spread
+        likelihood = 0.5 * ratio**2 + estimate.spread.log()
+        terms["spread"] = (likelihood * returned).sum() / counts.returned
+    return terms
 
 
 def total(terms: dict[str, Tensor], weights: LossWeights) -> Tensor:

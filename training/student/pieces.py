@@ -36,8 +36,12 @@ def write_pieces(model: nn.Module, config: StudentConfig, folder: Path) -> list[
 
 
 def read_pieces(folder: Path) -> tuple[dict[str, Tensor], StudentConfig]:
-    """Weights and configuration from a folder of pieces, or from one ``student.safetensors``."""
-    paths = sorted(folder.glob(PATTERN)) or sorted(folder.glob("student.safetensors"))
+    """Weights and configuration from one file, or from a folder of pieces or with one ``student.safetensors``."""
+    paths = (
+        [folder]
+        if folder.is_file()
+        else sorted(folder.glob(PATTERN)) or sorted(folder.glob("student.safetensors"))
+    )
     if not paths:
         raise CheckpointError(
             f"{folder} holds no student weights ({PATTERN}); give the folder of a training run"
@@ -48,12 +52,6 @@ def read_pieces(folder: Path) -> tuple[dict[str, Tensor], StudentConfig]:
     with safe_open(paths[0], "pt") as file:
         config = StudentConfig.from_dict(json.loads(file.metadata()["config"]))
     return weights, config
-
-
-def join_pieces(folder: Path, target: Path) -> None:
-    """One file from many."""
-    weights, config = read_pieces(folder)
-    save_file(weights, target, {"config": json.dumps(config.to_dict())})
 
 
 def load_student(folder: Path) -> Student:

@@ -14,13 +14,15 @@ from typing import Any
 import torch
 import yaml
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.errors import ConfigError
 from lidargen_ros.files import durable
+from lidargen_ros.models.carry import carry
 from lidargen_ros.models.student import Student
+from lidargen_ros.range_coding import decode_log
 from lidargen_ros.sensors import Sensor, load_sensor
 
 from ..data.dataset import FrameDataset
@@ -34,8 +36,9 @@ from ..scenes.seeds import EVALUATION_SEEDS
 from .clips import ClipStream, clip_stream
 from .config import StudentExperiment
 from .evaluate import constant_map, constant_predictor, evaluate, student_predictor
+from .grow import grow
 from .objective import Counts, clean_sweep, loss_terms, noisy_sweep, total
-from .pieces import load_student
+from .pieces import load_student, read_pieces
 from .rigs import build_bank
 from .stream import Batch, SceneStream
 from .teacher import TaughtFrames
@@ -46,13 +49,15 @@ _LEVEL_DRAWS = 2 << 40  # keeps draws of noise levels apart from those of worlds
 
 @dataclass
 class Asked:
-    """Scenes, and what the network is given to answer: ``clean``, ``noisy [B, 2, R, C]``, ``level``, ``regression [B]``."""
+    """Scenes, and what the network is given to answer: ``clean``, ``noisy [B, 2, R, C]``, ``level``, ``regression [B]``;
+    ``previous [B, 2, R, C]`` is filled in with the network's own answer to the moment before."""
 
     scenes: Batch
     clean: Tensor
     noisy: Tensor
     level: Tensor
     regression: Tensor
+    previous: Tensor | None = None
 
 
 class StudentRecipe:
@@ -79,7 +84,8 @@ class StudentRecipe:
     def build_model(self) -> Student:
         student = Student(self.experiment.model)
         if self.experiment.start_from:
-            student.load_state_dict(load_file(self.experiment.start_from))
+            weights, config = read_pieces(Path(self.experiment.start_from))
+            student.load_state_dict(grow(weights, config, self.experiment.model))
         student = student.to(self.device)
         if self.device.type != "cuda":
             return student
@@ -108,7 +114,12 @@ class StudentRecipe:
 
     def batch(self, first: int, count: int) -> Asked:
         seeds = self.experiment.data.first_seed + torch.arange(first, first + count)
-        scenes = self.stream(seeds)
+        knows = (
+            self.experiment.model.previous
+            and isinstance(self.stream, SceneStream)
+            and is_drawn(first // self.experiment.batch, self.experiment.previous_share)
+        )
+        scenes = self.stream(seeds, before=True) if knows else self.stream(seeds)
         if self.device.type == "cuda":  # convolutions on tensor cores want channels last
             scenes.pixels = scenes.pixels.contiguous(memory_format=torch.channels_last)
             scenes.rays = scenes.rays.contiguous(memory_format=torch.channels_last)
@@ -127,11 +138,25 @@ class StudentRecipe:
         return Asked(scenes, clean, noisy_sweep(clean, level, noise), level, regression)
 
     def losses(self, model: nn.Module, batch: Asked) -> dict[str, Tensor]:
+        if self.experiment.model.previous:
+            batch.previous = self._previous(model, batch)
         counts = Counts.of(batch.scenes.target, batch.regression, ranks.average)
         return self._forward(model, batch, counts)
 
+    @torch.no_grad()
+    def _previous(self, model: nn.Module, batch: Asked) -> Tensor:
+        """What the network would know from its own sweep of the moment before; zeros where it shall know nothing."""
+        before = batch.scenes.before
+        if before is None:
+            return torch.zeros_like(batch.clean)
+        model.eval()
+        made = model.estimate(before.pixels, batch.scenes.rays)  # type: ignore[operator]
+        model.train()
+        ranges = torch.where(made.logit >= 0, decode_log(made.code, *self.limits), 0.0)
+        return carry(ranges, before.directions, before.motion, *self.limits)
+
     def _terms(self, model: nn.Module, batch: Asked, counts: Counts) -> dict[str, Tensor]:
-        estimate = model(batch.scenes.pixels, batch.scenes.rays, batch.noisy, batch.level)
+        estimate = model(batch.scenes.pixels, batch.scenes.rays, batch.noisy, batch.level, batch.previous)
         terms = loss_terms(estimate, batch.clean, batch.scenes.target, batch.regression, counts, self.limits)
         return {**terms, "loss": total(terms, self.experiment.loss)}
 

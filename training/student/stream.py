@@ -17,7 +17,18 @@ from .objective import Target
 from .rigs import Bank
 
 AHEAD = 8
+STEP_S = 0.1  # between two sweeps
 _RIG_DRAWS = 1 << 40  # keeps draws of rigs apart from those of the worlds, which no seed of a world reaches
+
+
+@dataclass
+class Before:
+    """The moment ``STEP_S`` earlier: ``pixels [B, 4 K, R, C]``, ``directions [B, R, C, 3]`` of the rays, and ``motion
+    [B, 4, 4]``, coordinates in the LiDAR frame then -> now."""
+
+    pixels: Tensor
+    directions: Tensor
+    motion: Tensor
 
 
 @dataclass
@@ -28,6 +39,7 @@ class Batch:
     rays: Tensor
     target: Target
     seen: Tensor
+    before: Before | None = None
 
 
 class SceneStream:
@@ -55,22 +67,34 @@ class SceneStream:
         return f"scene {seed}"
 
     @torch.no_grad()
-    def __call__(self, seeds: Tensor, *, exact_only: bool = False, noise: bool = True) -> Batch:
+    def __call__(
+        self, seeds: Tensor, *, exact_only: bool = False, noise: bool = True, before: bool = False
+    ) -> Batch:
+        """``before``: with the pictures of the moment before."""
         seeds = seeds.to(self.device)
         draws = uniforms(seeds + _RIG_DRAWS, 4)
         entries = self._entries(draws, exact_only)
         worlds = self._make_worlds(seeds, None if exact_only else self.stride)
         ego = sample_ego(worlds, seeds)
         images = self._cameras(worlds, ego, entries, noise)
-        b, v, h, w, _ = images.shape
+        v = images.shape[1]
         lidar = self._lidar(worlds, ego, entries, noise)
         mask = self.bank.mask[entries]
         if not exact_only and self.drop:
             gone = torch.where(draws[:, 2] < self.drop, (draws[:, 3] * v).long(), -2)
             mask = mask * (self.bank.view[entries] != gone[:, None, None, None])
-        pixels = look_up(images.reshape(b, v * h, w, 3), self.bank.grid[entries], mask)
+        grid = self.bank.grid[entries]
+        earlier = None
+        if before:
+            then = self._cameras(worlds, ego, entries, noise, -STEP_S)
+            motion = torch.linalg.inv(ego.matrix()) @ ego.at(-STEP_S).matrix()
+            earlier = Before(look_up(then.flatten(1, 2), grid, mask), self.bank.directions[entries], motion)
         return Batch(
-            pixels, self.bank.rays[entries], Target(lidar["range"], lidar["intensity"]), mask[:, -1] > 0
+            look_up(images.flatten(1, 2), grid, mask),
+            self.bank.rays[entries],
+            Target(lidar["range"], lidar["intensity"]),
+            mask[:, -1] > 0,
+            earlier,
         )
 
     def _make_worlds(self, seeds: Tensor, stride: int | None) -> Worlds:
@@ -92,10 +116,11 @@ class SceneStream:
         drawn = (draws[:, 1] * len(self.bank)).long()
         return torch.where((draws[:, 0] < self.exact) | exact_only, 0, drawn)
 
-    def _cameras(self, worlds, ego: Ego, entries: Tensor, noise: bool) -> Tensor:
+    def _cameras(self, worlds, ego: Ego, entries: Tensor, noise: bool, time: float | None = None) -> Tensor:
         return render_cameras(
-            worlds, self.bank.camera_origins[entries], self.bank.camera_rays[entries], ego, noise=noise
-        )
+            worlds, self.bank.camera_origins[entries], self.bank.camera_rays[entries], ego,
+            times=time, noise=noise, seed=0 if time is None else 1,
+        )  # fmt: skip
 
     def _lidar(self, worlds, ego: Ego, entries: Tensor, noise: bool) -> dict[str, Tensor]:
         return render_lidar(
