@@ -235,7 +235,11 @@ def object_surface(
     lot = cell(column, floor, key + 4)
     # Offices show bare glass, homes have drawn curtains and shutters: a share of the panes, by building.
     blind = flag(lot < 0.1 + 0.7 * fract(seed * 41.0))
-    drawn = 0.08 + 0.6 * fract(lot * 57.0)
+    # Cloth hangs in folds, shutters have slats; both are lighter than a room behind bare glass.
+    folds = torch.where(fract(lot * 31.0) < 0.6, fract(s / 0.14), fract(r / 0.09))
+    drawn = (0.4 + 0.45 * fract(lot * 57.0)) * (
+        1.0 - 0.4 * flag(folds < 0.35) * (0.05 / blur).clamp(0.0, 1.0)
+    )
     window = opening * pane * (1.0 - blind)
     mortar = _line(fract(r / 0.075) * 0.075 - 0.0375, 0.012, blur) * flag(masonry)
     plinth = 0.3 * flag(building & (up < 0.7))
