@@ -62,10 +62,11 @@ class StudentConfig:
         return StudentConfig(**plain)
 
 
-NANO = StudentConfig()
+NANO = StudentConfig(full_blocks=2, previous=True, spread=True)
 BASE = StudentConfig(
-    full=24, fine=64, patch=160, mid=320, coarse=512, head_width=64,
-    encoder_blocks=(2, 3, 3, 4), denoiser_blocks=(2, 2, 4), decoder_blocks=2,
+    full=24, fine=64, patch=128, mid=256, coarse=448, head_width=64,
+    encoder_blocks=(2, 2, 3, 4), denoiser_blocks=(2, 2, 4), decoder_blocks=2,
+    full_blocks=2, previous=True, spread=True,
 )  # fmt: skip
 
 

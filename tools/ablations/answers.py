@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lidargen_ros import sampling
 from lidargen_ros.models.student import FINE, NANO, PATCH, Decoder, Estimate, down, precondition, residuals
 from lidargen_ros.range_coding import decode_log, encode_inverse
-from lidargen_ros.student_sampling import SIGMA_MAX, SIGMA_MIN, draw
+from lidargen_ros.student_sampling import draw
 from training.student.objective import Counts, LossWeights, Target, clean_sweep, loss_terms, total
 
 Limits = tuple[float, float]
@@ -74,11 +74,7 @@ class LogCode:
     def draw(
         self, denoise: Callable[[Tensor, float], Estimate], noise: Tensor, steps: int
     ) -> tuple[Tensor, Tensor]:
-        def three(x: Tensor, t: float) -> tuple[Tensor, Tensor, Tensor]:
-            estimate = denoise(x, t)
-            return estimate.code, estimate.logit, estimate.intensity
-
-        code, logit, _ = draw(three, noise, steps)
+        code, logit, _ = draw(lambda x, t: denoise(x, t).known(), noise, steps)
         return self.metres(code), torch.sigmoid(logit)
 
 
@@ -97,7 +93,8 @@ class InverseCode(LogCode):
     ) -> Terms:
         as_log = estimate._replace(code=self.log_code(estimate.code))
         terms = loss_terms(as_log, super().clean(target), target, regression, counts, self.limits)
-        terms["flow"] = loss_terms(estimate, clean, target, regression, counts, self.limits)["flow"]
+        own = loss_terms(estimate, clean, target, regression, counts, self.limits)
+        terms |= {name: own[name] for name in ("flow", "spread") if name in own}
         return {**terms, "loss": total(terms, self.weights)}
 
     def log_code(self, code: Tensor) -> Tensor:
@@ -175,9 +172,9 @@ class Latent:
     def draw(
         self, denoise: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int
     ) -> tuple[Tensor, Tensor]:
-        def denoiser(x: Tensor, sigma: float) -> Tensor:  # x = x_0 + sigma e, as in student_sampling.draw
+        def denoiser(x: Tensor, sigma: float) -> Tensor:  # x = x_0 + sigma e
             t = sigma / (1 + sigma)
             return denoise(x * (1 - t), t)
 
-        sigmas = sampling.karras_sigmas(steps, SIGMA_MIN, SIGMA_MAX)
+        sigmas = sampling.karras_sigmas(steps, 0.02, 80.0)
         return self.maps(sampling.adams_bashforth_2(denoiser, sigmas[0] * noise, sigmas))

@@ -63,7 +63,7 @@ class Setup:
 TINY = Setup(
     row_step=8, columns=72, tile=(44, 80), rigs=2, scenes=8, held_out=4, checked=4, drawn=1, render_batch=4, batch=4,
     samples=20, compiled=False,
-    student=StudentConfig(full=8, fine=8, patch=16, mid=16, coarse=16, head_width=8),
+    student=StudentConfig(full=8, fine=8, patch=16, mid=16, coarse=16, head_width=8, spread=True),
 )  # fmt: skip
 
 

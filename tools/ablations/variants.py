@@ -133,7 +133,7 @@ def build(variant: Variant, config: StudentConfig, bank: Bank, shape: Sequence[i
     if variant.depths:
         config = replace(config, hypotheses=len(variant.depths))
     if variant.answer == "latent":
-        student: Student = LatentStudent(config, shape[0])
+        student: Student = LatentStudent(replace(config, spread=False), shape[0])
     else:
         student = (HigherStudent if variant.higher else Student)(config)
     if not variant.circular:
