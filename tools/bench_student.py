@@ -49,7 +49,7 @@ from lidargen_ros.sensors import Sensor, load_sensor
 
 TINY = StudentConfig(
     full=4, fine=4, patch=8, mid=8, coarse=16, head_width=8, encoder_blocks=(1, 1, 1, 1),
-    denoiser_blocks=(1, 1, 1),
+    denoiser_blocks=(1, 1, 1), previous=True, spread=True,
 )  # fmt: skip
 CONFIGS = {"nano": NANO, "base": BASE, "tiny": TINY}
 ENGINES = ("torch", "torch+graph", "onnxruntime-cuda", "torch-compile", "torch-compile+graph", "torch-aoti",

@@ -172,7 +172,8 @@ def linear(deadline: float) -> Trained:
 
 def test_the_loop_learns_and_looks_at_averaged_weights():
     trained = linear(math.inf)
-    assert trained.curve["loss"][-1] < 0.9 * trained.curve["loss"][0]
+    weights = trained.checks["weight"]
+    assert 0 < weights[0] < weights[-1] < 2  # on its way to the line's slope
     assert trained.checks["samples"] == [80.0 * k for k in range(1, CHECKS + 1)]
     assert trained.checks["training"] == [0.0] * CHECKS
     assert len(set(trained.checks["weight"])) == CHECKS
