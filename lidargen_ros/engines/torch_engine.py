@@ -25,6 +25,19 @@ from .base import Signature, Written, chain_inputs, check_input, check_present, 
 MODES = ("eager", "compile", "aoti")
 WARM_UPS = 3
 
+# Streams that closed engines have left, for the next ones: cuBLAS keeps a workspace for every stream it has ever seen (36 MB
+# on an H200), so that a node that is configured again and again would take more and more memory.
+_idle_streams: list[torch.cuda.Stream] = []
+
+
+def take_stream(device: torch.device) -> torch.cuda.Stream:
+    """A stream that no engine uses."""
+    index = torch.cuda.current_device() if device.index is None else device.index
+    for i, stream in enumerate(_idle_streams):
+        if stream.device.index == index:
+            return _idle_streams.pop(i)
+    return torch.cuda.Stream(index)
+
 
 @dataclass(frozen=True)
 class TorchGraph:
@@ -81,7 +94,7 @@ class TorchEngine:
         self._staging: dict[str, tuple[Tensor, torch.cuda.Event]] = {}
         self._callables: dict[Any, Callable[..., Any]] = {}
         self._recorded: dict[Any, Callable[[], tuple[Tensor, ...]]] = {}
-        self._stream = torch.cuda.Stream(self.device) if cuda else None
+        self._stream = take_stream(self.device) if cuda else None
         if cuda:  # for the whole process: shapes are fixed, so convolutions may be chosen by trial
             torch.backends.cudnn.benchmark = True
             torch.backends.cudnn.allow_tf32 = precision != "fp32"
@@ -216,11 +229,15 @@ class TorchEngine:
             self._stream.synchronize()
 
     def close(self) -> None:
+        if self._stream is not None:
+            self._stream.synchronize()
         self._recorded.clear()
         self._callables.clear()
         self._tensors.clear()
         self._staging.clear()
         self._modules.clear()
         if self._stream is not None:
+            _idle_streams.append(self._stream)
+            self._stream = None
             gc.collect()
             torch.cuda.empty_cache()  # torch would keep what is free now for itself
