@@ -21,7 +21,7 @@ from .cameras.align import Alignment, area_weights, atlas, check_image
 from .carry import carry
 from .engines.base import Engine
 from .sensors import Sensor
-from .student_sampling import draw
+from .student_sampling import draw, noise_of
 
 GRAPHS = ("encoder", "denoiser", "decoder")
 
@@ -253,12 +253,9 @@ class FramePipeline:
             self.engine.write({"x": np.zeros((1, 2, *self._shape), np.float32), "t": np.ones(1, np.float32)})
             self._best = True
 
-    def _noise(self, seed: int) -> NDArray:
-        return np.random.default_rng(seed).standard_normal((1, 2, *self._shape)).astype(np.float32)
-
     def _seed_noise(self, seed: int) -> None:
         if self._seed != seed:
-            self.engine.write({"noise": self._noise(seed)})
+            self.engine.write({"noise": noise_of(seed, *self._shape)})
             self._seed = seed
 
     def _draw(self, first: tuple[str, ...], steps: int, seed: int) -> None:
@@ -274,5 +271,5 @@ class FramePipeline:
             found = engine.read(names)
             return tuple(found[name] for name in names)
 
-        code, logit, _ = draw(denoise, self._noise(seed), steps)
+        code, logit, _ = draw(denoise, noise_of(seed, *self._shape), steps)
         engine.write({"code": code.astype(np.float32), "logit": logit.astype(np.float32)})

@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lidargen_ros.bundle import load_bundle
-from lidargen_ros.cameras.align import Alignment, align, area_weights
+from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES, Alignment, align, area_weights
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.engines.base import Engine
 from lidargen_ros.engines.onnxruntime_engine import OnnxRuntimeEngine, missing_providers
@@ -138,7 +138,8 @@ class Bench:
         return folded(Student(CONFIGS[name]))
 
     def alignment(self, student: Student) -> Alignment:
-        depths = ("ground", 6.0, 15.0, 1000.0, *(30.0,) * 8)[: student.config.hypotheses]
+        # Which depths does not matter for speed, only how many.
+        depths = [*DEFAULT_HYPOTHESES, *range(2, 2 + student.config.hypotheses)][: student.config.hypotheses]
         return align(self.rig, self.sensor, tile=self.tile, hypotheses=depths, lidar_height=self.lidar_height)
 
     def model(self, name: str) -> Alignment:

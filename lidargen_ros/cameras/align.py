@@ -24,7 +24,7 @@ RAY_FEATURES = 8
 GROUND = "ground"
 # Depths in metres along the ray; "ground" is where a ray below the horizon meets the nominal ground plane (above the
 # horizon: GROUND_LIMIT_M). Measured against other choices in docs/student.md.
-DEFAULT_HYPOTHESES: tuple[float | str, ...] = (GROUND, 6.0, 15.0, 1000.0)
+DEFAULT_HYPOTHESES: tuple[float | str, ...] = (GROUND, 6.0, 15.0, 30.0, 70.0, 1000.0)
 GROUND_LIMIT_M = 60.0
 
 

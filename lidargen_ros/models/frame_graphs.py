@@ -45,7 +45,7 @@ class PixelsGraph(nn.Module):
 
 
 class SampleGraph(nn.Module):
-    """``(noise [1, 2, R, C], condition) -> code, logit, intensity [1, R, C]`` in a fixed number of steps."""
+    """``(noise [1, 4, R, C], condition) -> code, logit, intensity [1, R, C]`` in a fixed number of steps."""
 
     def __init__(self, denoiser: DenoiserGraph, steps: int) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ def tensor_specs(student: Student, sensor: Sensor, precision: str) -> dict[str, 
         "row_weights": ("tile_height", "height"),
         "column_weights": ("tile_width", "width"),
         "x": (1, 2, rows, columns),
-        "noise": (1, 2, rows, columns),
+        "noise": (1, 4, rows, columns),
         "t": (1,),
         "limits": (3,),
         "before": (rows, columns),

@@ -33,7 +33,7 @@ LOG_SPREAD = (-6.0, 0.0)  # limits of the logarithm of a spread of range codes
 class StudentConfig:
     """Size of a student; ``hypotheses`` is the number of depths at which each ray looks up a pixel."""
 
-    hypotheses: int = 4
+    hypotheses: int = 6
     ray_features: int = 8
     full: int = 16
     fine: int = 32

@@ -103,7 +103,7 @@ def test_attention_reads_the_pictures_through_the_calibration():
     pictures = torch.randint(0, 255, (1, 3 * 44, 80, 3), dtype=torch.uint8)
     with torch.no_grad():
         pixels, rays = eyes(Frames(pictures, torch.tensor([0])))
-        assert pixels.shape[1:] == (16, *rays.shape[2:])
+        assert pixels.shape[1:] == (4 * TINY.student.hypotheses, *rays.shape[2:])
         assert not torch.allclose(pixels, eyes(Frames(pictures.flip(2), torch.tensor([0])))[0])
         assert not torch.allclose(pixels, eyes(Frames(pictures, torch.tensor([1])))[0])
 

@@ -14,6 +14,7 @@ from export.shared_weights import share_weights  # noqa: E402
 from export.student import export_graphs  # noqa: E402
 from lidargen_ros import LidarGenerator  # noqa: E402
 from lidargen_ros.bundle import MANIFEST, load_bundle, write_manifest  # noqa: E402
+from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES  # noqa: E402
 from lidargen_ros.cameras.rig import load_rig  # noqa: E402
 from lidargen_ros.engines import select  # noqa: E402
 from lidargen_ros.engines.build_record import BuildRecord, graph_files  # noqa: E402
@@ -57,7 +58,7 @@ def bundle(tmp_path_factory):
         "rig": load_rig("published").to_dict(),
         "preprocessing": {
             "tile": TILE,
-            "hypotheses": ["ground", 6.0, 15.0, 1000.0],
+            "hypotheses": list(DEFAULT_HYPOTHESES),
             "lidar_height_m": 1.9,
         },
         "sampler": {"steps": 1, "return_threshold": 0.5},

@@ -10,7 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lidargen_ros.cameras.align import align, atlas  # noqa: E402
+from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES, align, atlas  # noqa: E402
 from lidargen_ros.cameras.rig import load_rig  # noqa: E402
 from lidargen_ros.carry import carry  # noqa: E402
 from lidargen_ros.errors import ConfigError  # noqa: E402
@@ -43,7 +43,7 @@ class StandIn:
     """What the report asks of a generator, around any function of the images."""
 
     lidar_height, return_threshold = 1.9, 0.5
-    hypotheses = ("ground", 6.0, 15.0, 1000.0)
+    hypotheses = DEFAULT_HYPOTHESES
     tile = TILE
     bundle = SimpleNamespace(name="stand-in")
 

@@ -7,16 +7,17 @@ An answer knows the noise-free tensor of a target, the losses, how to read an es
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from lidargen_ros import sampling
 from lidargen_ros.models.student import FINE, NANO, PATCH, Decoder, Estimate, down, precondition, residuals
 from lidargen_ros.range_coding import decode_log, encode_inverse
-from lidargen_ros.student_sampling import draw
+from lidargen_ros.student_sampling import draw, noise_of
 from training.student.objective import Counts, LossWeights, Target, clean_sweep, loss_terms, total
 
 Limits = tuple[float, float]
@@ -41,6 +42,10 @@ class Answer(Protocol):
 
     def maps(self, estimate: Any) -> tuple[Tensor, Tensor]:
         """Range in metres and probability of a return, ``[B, R, C]``."""
+        ...
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        """What samples are drawn from, one per seed, on the CPU."""
         ...
 
     def draw(
@@ -70,6 +75,9 @@ class LogCode:
 
     def metres(self, code: Tensor) -> Tensor:
         return decode_log(code, *self.limits)
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        return torch.from_numpy(np.concatenate([noise_of(seed, *self.shape[1:]) for seed in seeds]))
 
     def draw(
         self, denoise: Callable[[Tensor, float], Estimate], noise: Tensor, steps: int
@@ -168,6 +176,10 @@ class Latent:
 
     def maps(self, estimate: Tensor) -> tuple[Tensor, Tensor]:
         return self._sweep.maps(self._tokenizer.decode(estimate))
+
+    def noise(self, seeds: Sequence[int]) -> Tensor:
+        draws = (torch.Generator().manual_seed(seed) for seed in seeds)
+        return torch.stack([torch.randn(self.shape, generator=draw) for draw in draws])
 
     def draw(
         self, denoise: Callable[[Tensor, float], Tensor], noise: Tensor, steps: int

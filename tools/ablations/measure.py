@@ -52,7 +52,6 @@ def drawn_figures(model: Model, answer: Answer, scenes: Scenes, count: int, batc
     their central interval holds the truth, in sight and out of it.
     """
     device = scenes.entry.device
-    noise = torch.Generator(device).manual_seed(0)
     sums, stacks, truths, sights = RaySums(), [], [], []
     for index in batches(scenes, count, batch):
         true, seen = scenes.range_m[index].float(), scenes.seen(index)
@@ -62,8 +61,8 @@ def drawn_figures(model: Model, answer: Answer, scenes: Scenes, count: int, batc
             return model.student.denoise(x, torch.full((len(x),), t, device=device), condition)
 
         drawn = []
-        for _ in range(SAMPLES):
-            start = torch.randn(len(index), *answer.shape, device=device, generator=noise)
+        for sample in range(SAMPLES):
+            start = answer.noise([SAMPLES * int(scene) + sample for scene in index]).to(device)
             ranges, probability = answer.draw(denoise, start, STEPS)
             drawn.append(torch.where(probability >= 0.5, ranges, 0.0))
         sums.add(ranges, probability, true)

@@ -52,6 +52,7 @@ VARIANTS = (
     Variant("regression_only", "no flow matching", flow_share=0.0),
     Variant("flow_only", "no regression", flow_share=1.0, drawn=True),
     Variant("ground_infinity", "pixels at the nominal ground and at infinity", depths=(GROUND, FAR)),
+    Variant("four_depths", "no look-ups at 30 and 70 m", depths=(0, 1, 2, FAR)),
     Variant("zero_padding", "zeros beyond the first and last column", circular=False),
     Variant("inverse_range", "inverse instead of logarithmic range", answer="inverse"),
     Variant("higher", f"the encoder also sees {EXTRA_ROWS} rows of rays above the top beam", higher=True),
@@ -68,7 +69,10 @@ class Question(NamedTuple):
 
 DRAWN = ("drawn_mae_m", "drawn_spread_m_unseen", "drawn_coverage_50_unseen")
 QUESTIONS = (
-    Question("How do pixels reach the rays?", ("infinity", "ground_infinity", "reference", "attention")),
+    Question(
+        "How do pixels reach the rays?",
+        ("infinity", "ground_infinity", "four_depths", "reference", "attention"),
+    ),
     Question("Native patches or a tokenizer's latent?", ("reference", "latent"), DRAWN),
     Question(
         "Regression, flow matching, or both in one network?",

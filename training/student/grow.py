@@ -11,14 +11,15 @@ from torch import Tensor
 from lidargen_ros.errors import ConfigError
 from lidargen_ros.models.student import Student, StudentConfig
 
-GROWS = ("previous", "spread", "full_blocks")
+GROWS = ("hypotheses", "previous", "spread", "full_blocks")
 _FIRST_SPREAD = -2.0  # logarithm; range codes of early students are off by that much
 
 
 def grow(weights: Mapping[str, Tensor], old: StudentConfig, new: StudentConfig) -> dict[str, Tensor]:
     """Weights of a student ``new`` that computes what ``weights`` of a student ``old`` do.
 
-    New inputs are read with weight 0, new blocks add 0. Drawn samples differ: the spread preconditions them anew.
+    New inputs are read with weight 0, new blocks add 0. Drawn samples differ: the spread preconditions them anew. New
+    look-ups are the last before the farthest, which stays the last.
 
     Raises:
         ConfigError: they differ in more than ``GROWS``, or ``new`` is the smaller one.
@@ -32,7 +33,9 @@ def grow(weights: Mapping[str, Tensor], old: StudentConfig, new: StudentConfig) 
             f"{values[1][wrong[0]]}; only {', '.join(GROWS)} may grow"
         )
     grown = Student(new).state_dict()
-    inputs = 4 * old.hypotheses + old.ray_features + 2 * old.previous
+    places = [*range(4 * (old.hypotheses - 1)), *range(4 * (new.hypotheses - 1), 4 * new.hypotheses)]
+    after = 4 * new.hypotheses
+    places += range(after, after + old.ray_features + 2 * old.previous)
     for name, value in grown.items():
         known = weights.get(name)
         if known is None:
@@ -46,8 +49,8 @@ def grow(weights: Mapping[str, Tensor], old: StudentConfig, new: StudentConfig) 
             value[: len(known)] = known
             if value.dim() == 1:
                 value[len(known) :] = _FIRST_SPREAD
-        else:  # the first convolutions: the sweep before comes after rays, and before what follows them
+        else:  # the first convolutions: look-ups, rays, the sweep before, and what follows them
+            rest = known.shape[1] - len(places)
             value.zero_()
-            value[:, :inputs] = known[:, :inputs]
-            value[:, value.shape[1] - known.shape[1] + inputs :] = known[:, inputs:]
+            value[:, [*places, *range(value.shape[1] - rest, value.shape[1])]] = known
     return grown

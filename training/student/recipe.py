@@ -73,6 +73,11 @@ class StudentRecipe:
     ) -> None:
         if not 0 <= experiment.flow_share < 1:
             raise ConfigError(f"flow_share is {experiment.flow_share}; use 0 up to, not including, 1")
+        if len(experiment.data.hypotheses) != experiment.model.hypotheses:
+            raise ConfigError(
+                f"model.hypotheses is {experiment.model.hypotheses}, data.hypotheses has "
+                f"{len(experiment.data.hypotheses)} depths; give as many"
+            )
         self.experiment, self.device = experiment, device
         self.stream = make_stream(experiment, device) if stream is None else stream
         self.limits = (self.stream.sensor.min_range_m, self.stream.sensor.max_range_m)
