@@ -11,6 +11,7 @@ from scipy.spatial.transform import Rotation
 
 from ..errors import CalibrationError, DataError
 from ..motion import interpolate_poses, invert_pose
+from ..ros.messages import stamp_ns
 
 
 def pose_matrix(translation: Any, rotation: Any, where: str) -> NDArray:
@@ -142,9 +143,3 @@ def add_tf(tree: FrameTree, transforms: Iterable[Any], fixed: bool) -> None:
             tree.add_fixed(parent, child, pose)
         else:
             tree.add_moving(parent, child, stamp_ns(stamped.header), pose)
-
-
-def stamp_ns(header: Any) -> int:
-    """Nanoseconds of a header of ROS 1 or 2."""
-    stamp = header.stamp
-    return stamp.sec * 1_000_000_000 + (stamp.nanosec if hasattr(stamp, "nanosec") else stamp.nsec)

@@ -55,8 +55,9 @@ _READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # calibration be
 
 
 def stamp_ns(header: Any) -> int:
-    """Stamp of a message header, nanoseconds."""
-    return int(header.stamp.sec) * 1_000_000_000 + int(header.stamp.nanosec)
+    """Stamp of a message header of ROS 2 or 1, nanoseconds."""
+    stamp = header.stamp
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec if hasattr(stamp, "nanosec") else stamp.nsec)
 
 
 def picture_to_rgb(

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from lidargen_ros.bags.message_types import CLOUD, COMPRESSED, ODOMETRY, RAW, TF
 from lidargen_ros.bags.pointclouds import Cloud, cloud_from_message
 from lidargen_ros.bags.reader import BagMessage, BagReader, header_stamp_ns
-from lidargen_ros.bags.transforms import FrameTree, add_tf, pose_matrix, stamp_ns
+from lidargen_ros.bags.transforms import FrameTree, add_tf, pose_matrix
 from lidargen_ros.cameras.convert import camera_from_info
 from lidargen_ros.cameras.rig import View
 from lidargen_ros.errors import CalibrationError, DataError, InputError, LidargenError
 from lidargen_ros.motion import invert_pose
-from lidargen_ros.ros.messages import picture_to_rgb
+from lidargen_ros.ros.messages import picture_to_rgb, stamp_ns
 
 from ..bag_config import BagConfig, CameraConfig
 from ..clouds import CloudReader, forwards
