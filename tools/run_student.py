@@ -98,7 +98,9 @@ def main() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stdout)
     config = load_experiment(StudentExperiment, arguments.experiment, arguments.overrides)
-    config = replace(config, max_seconds=arguments.seconds, keep=0, tensorboard=False)
+    config = replace(
+        config, max_seconds=arguments.seconds, eval_scenes=arguments.final_scenes, keep=0, tensorboard=False
+    )
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     (out / "config.yaml").write_text(dump(config))
@@ -122,13 +124,10 @@ def main() -> None:
     )
     with trainer.averaged() as student:
         write_pieces(student, config.model, out)
-        figures = recipe.validate(student, arguments.final_scenes)
         times = timings(student, recipe)
     cuda = torch.cuda.is_available()
     result = {
         **trained,
-        "model": figures,
-        **recipe.ladder(arguments.final_scenes),
         "timings": times,
         "machine": torch.cuda.get_device_name() if cuda else "CPU",
         "peak_memory_gb": torch.cuda.max_memory_allocated() / 1e9 if cuda else 0.0,
@@ -138,10 +137,9 @@ def main() -> None:
     print(
         f"samples {result['samples']}, {result['samples_per_second']:.0f}/s, {result['machine']}, {result['timings']}"
     )
-    for name in result["model"]:
-        print(
-            f"{name:18s} model {result['model'][name]:.4f}   constant map {result['constant_map'][name]:.4f}"
-        )
+    constant = result["ladder"]["constant_map"]
+    for name, value in result["model"].items():
+        print(f"{name:22s} model {value:.4f}   constant map {constant[name]:.4f}")
 
 
 if __name__ == "__main__":

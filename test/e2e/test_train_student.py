@@ -78,6 +78,15 @@ def test_every_other_batch_knows_its_own_sweep_before(trainer):
     assert knowing.previous[:, 1].abs().mean() > 0.8  # nearly every ray has something on it
 
 
+def test_the_learning_rate_ends_at_its_share(trainer):
+    recipe, optimiser = trainer.recipe, trainer.experiment.optimiser
+    assert recipe.learning_rate(Position(9, 4000, 0.0)) == pytest.approx(optimiser.lr)
+    assert recipe.learning_rate(Position(9, 4000, 1.0)) == pytest.approx(0.0, abs=1e-12)
+    recipe.experiment = replace(trainer.experiment, optimiser=replace(optimiser, end_share=0.5))
+    assert recipe.learning_rate(Position(9, 4000, 1.0)) == pytest.approx(0.5 * optimiser.lr)
+    recipe.experiment = trainer.experiment
+
+
 def test_one_batch_can_be_learnt(trainer):
     batch = trainer.recipe.batch(40, 4)
     trainer.recipe.learning_rate = lambda at: 5e-3

@@ -37,6 +37,7 @@ class Data(ClipData):
 @dataclass(frozen=True)
 class Optimiser:
     lr: float = 2e-3
+    end_share: float = 0.0  # of lr, at the end: more than 0 where another run goes on from there
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.98)
     warmup_samples: int = 8_000

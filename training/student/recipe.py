@@ -106,10 +106,11 @@ class StudentRecipe:
         return torch.optim.AdamW(groups, lr=o.lr, betas=o.betas, fused=self.device.type == "cuda")
 
     def learning_rate(self, at: Position) -> float:
-        """Linear warm-up by samples, then a cosine to zero over the schedule."""
+        """Linear warm-up by samples, and over the schedule a half cosine down to the last share."""
         o = self.experiment.optimiser
         warm = min(1.0, (at.samples + self.experiment.batch) / max(o.warmup_samples, 1))
-        return o.lr * warm * 0.5 * (1 + math.cos(math.pi * min(at.progress, 1.0)))
+        fall = 0.5 * (1 + math.cos(math.pi * min(at.progress, 1.0)))
+        return o.lr * warm * (o.end_share + (1 - o.end_share) * fall)
 
     def clip_gradients(self, model: nn.Module) -> Tensor:
         return nn.utils.clip_grad_norm_(model.parameters(), self.experiment.optimiser.clip_norm)
