@@ -130,8 +130,9 @@ class TorchEngine:
         if known is None or known.shape != shape or not known.is_contiguous():  # the latter by a graph
             known = self._tensors[key] = torch.empty(shape, dtype=sources[0].dtype, device=self.device)
         target = known if self._stream is None else self._staging_of(key, known)
+        # Copied by numpy: torch would copy with a thread per core, and OpenMP's threads spin for milliseconds afterwards.
         for slot, source in zip(target.view(len(parts), *sources[0].shape), sources, strict=True):
-            slot.copy_(source)
+            np.copyto(slot.numpy(), source.numpy())
         if self._stream is not None:
             with torch.cuda.stream(self._stream):
                 known.copy_(target, non_blocking=True)

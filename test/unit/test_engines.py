@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """One contract for all engines: two small graphs with a shared tensor, a free dimension and a byte input."""
 
+import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -283,3 +285,23 @@ def test_cuda_python_says_in_one_line_what_failed():
     assert hasattr(runtime.cudaStreamCaptureMode, "cudaStreamCaptureModeThreadLocal")
     assert {"cudaMemcpyHostToDevice", "cudaMemcpyDeviceToHost"} <= set(runtime.cudaMemcpyKind.__members__)
     assert "cudaErrorMemoryAllocation" in runtime.cudaError_t.__members__
+
+
+def test_torch_copies_pictures_without_threads_of_its_own(tmp_path):
+    """OpenMP's threads would spin after every copy, and take the cores of those who decode the next pictures."""
+    torch = pytest.importorskip("torch")
+    engine, before = torch_engine(tmp_path, "eager"), torch.get_num_threads()
+    started = []
+
+    def write():  # each thread that asks OpenMP for help gets threads of its own, which stay
+        torch.set_num_threads(3)
+        threads = len(os.listdir("/proc/self/task"))
+        engine.write({"bytes": np.zeros((500_000, 4), np.uint8)})
+        started.append(len(os.listdir("/proc/self/task")) - threads)
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    thread.join()
+    torch.set_num_threads(before)
+    engine.close()
+    assert started == [0]
