@@ -4,10 +4,11 @@
     python tools/bench_synthesis.py nano [--bag samples/sample_drive] [--rig samples/sample_drive/rig.yaml] [--threads 0]
     python tools/bench_synthesis.py nano --repeat 14 --size 1280x704 --workers 1,2,4 --out out/synthesis.json     # a GPU
 
-Passes over the same frames, pictures decoded before where they are not the subject: decoding alone and packing alone (all
-threads), inference alone (twice, which shows its own spread), and the whole pipeline from the bag to finished parts, once
-for each number of workers. `cpu_ms` is processor time of all threads of this process per frame: where cores are the limit
-and others share them, its ratio says more than that of `wall_ms`. Frames that open engines are not counted.
+Passes over the same frames, pictures decoded before where they are not the subject: reading and matching alone, decoding
+alone and packing alone (all threads), inference alone (twice, which shows its own spread), and the whole pipeline from the
+bag to finished parts, once for each number of workers. `cpu_ms` is processor time of all threads of this process per frame:
+where cores are the limit and others share them, its ratio says more than that of `wall_ms`. `cpu` compares that of the whole
+with the sum of its parts: far above 1, cores are busy with nothing. Frames that open engines are not counted.
 """
 
 import argparse
@@ -29,6 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lidargen_ros.bags.reader import BagReader
 from lidargen_ros.bags.synthesis.encode import Encoder
+from lidargen_ros.bags.synthesis.host import settle_in
 from lidargen_ros.bags.synthesis.local import local_crew
 from lidargen_ros.bags.synthesis.matching import Moment, moments
 from lidargen_ros.bags.synthesis.models import StudentModel, make_sweep
@@ -93,10 +95,11 @@ class Bench:
     def __init__(self, plan: Plan, model: StudentModel, threads: int, out: Path | None) -> None:
         self.plan, self.model, self.out = plan, model, out
         self.pool = ThreadPoolExecutor(threads)
-        with BagReader(plan.bag) as bag:
-            self.moments = found_moments(plan, bag)
-        self.result: dict[str, Any] = {"frames": len(self.moments), "threads": threads, "model": plan.info.about,
-                                       "machine": plan.info.machine}  # fmt: skip
+        self.result: dict[str, Any] = {
+            "threads": threads,
+            "model": plan.info.about,
+            "machine": plan.info.machine,
+        }
 
     def keep(self, name: str, value: Any) -> None:
         """Takes a figure into the result and tells it."""
@@ -106,6 +109,11 @@ class Bench:
             self.out.parent.mkdir(parents=True, exist_ok=True)
             with replacing(self.out) as temporary:
                 temporary.write_text(json.dumps(self.result, indent=1) + "\n")
+
+    def read(self) -> int:
+        with BagReader(self.plan.bag) as bag:
+            self.moments = found_moments(self.plan, bag)
+        return len(self.moments)
 
     def decode(self) -> int:
         def images(moment: Moment) -> list[Any]:
@@ -185,6 +193,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="write the JSON here as well, after each pass")
     arguments = parser.parse_args()
     begun = time.monotonic()
+    settle_in()  # as workers do, so that parts and whole are measured alike
     chosen = {
         "bundle": arguments.bundle,
         "engine": arguments.engine,
@@ -199,6 +208,8 @@ def main() -> None:
             bag = longer(plan, arguments.repeat, arguments.size, Path(folder) / "longer")
             plan = make_plan(bag, options, model.info())
         bench = Bench(plan, model, arguments.threads or os.cpu_count() or 1, arguments.out)
+        bench.keep("read", measured(bench.read))
+        bench.keep("frames", len(bench.moments))
         bench.keep("decode", measured(bench.decode))
         make_sweep(model, bench.sets[0], plan.rig, 0, options)  # engines warm up with their first frame
         passes = [measured(bench.inference)]
@@ -216,6 +227,8 @@ def main() -> None:
     alone = {key: min(p[key] for p in passes) for key in ("wall_ms", "cpu_ms")}
     if "cpu_ms" in (one := whole.get("1", {})):
         bench.keep("overhead", {key[:-3]: round(one[key] / alone[key] - 1, 4) for key in alone})
+        parts = alone["cpu_ms"] + sum(bench.result[part]["cpu_ms"] for part in ("read", "decode", "encode"))
+        bench.keep("cpu", {"parts_ms": round(parts, 2), "whole_to_parts": round(one["cpu_ms"] / parts, 3)})
     # Decoding and packing share the cores, so that a frame takes the time of both.
     host = 1e3 / (bench.result["decode"]["wall_ms"] + bench.result["encode"]["wall_ms"])
     bounds = {"inference": 1e3 / alone["wall_ms"], "decode and encode": host}

@@ -24,6 +24,8 @@ from .worker import Worker
 log = logging.getLogger(__name__)
 RETRIES = 3
 """How often the processes of a run may be lost before it ends."""
+PER_GPU = 2
+"""Workers that share a GPU: while one waits for the disk at the end of its slice, or for Python's lock, the other feeds it."""
 
 Reports = list[tuple[int, Report]]
 Outcome = Reports | LidargenError
@@ -46,9 +48,9 @@ class Crew(Protocol):
 
 
 def local_crew(options: Options, workers: int, tell: Callable[[str], None]) -> Crew:
-    """``workers`` on this machine; 0 is one per GPU, or one."""
+    """``workers`` on this machine; 0 is two per GPU, one of the published model (which fills it), or one without a GPU."""
     gpus = visible_gpus()
-    count = workers or max(1, len(gpus))
+    count = workers or max(1, len(gpus) * (1 if options.checkpoint else PER_GPU))
     threads = options.settings.threads or max(1, (os.cpu_count() or 1) // count)
     options = replace(options, settings=replace(options.settings, threads=threads))
     return Alone(options, tell) if count == 1 else Processes(options, count, gpus, tell)

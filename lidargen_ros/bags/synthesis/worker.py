@@ -21,6 +21,7 @@ from ..mcap_writer import Chunk, McapWriter, Message, WriteError
 from ..reader import BagMessage, BagReader
 from ..writer import add_topic
 from .encode import Encoder
+from .host import settle_in
 from .matching import Moment, moments
 from .models import Model, ModelInfo, load_model, make_sweep
 from .options import Options
@@ -52,6 +53,7 @@ class Worker:
         tell: Callable[[str], None] = lambda _: None,
         stop: threading.Event | None = None,
     ) -> None:
+        settle_in()
         self._model: Model = load_model(options)
         self._tell, self._stop = tell, stop or threading.Event()
         threads = options.settings.threads or os.cpu_count() or 1
