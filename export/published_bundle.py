@@ -21,8 +21,7 @@ from lidargen_ros.bundle import write_manifest
 from lidargen_ros.cameras.preprocess import RESIZE_HW, preprocess
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.errors import ConfigError
-from lidargen_ros.models.checkpoints import find_checkpoint, load_diffusion, open_weights
-from lidargen_ros.models.dit_config import DiTConfig
+from lidargen_ros.models.checkpoints import config_of, find_checkpoint, load_diffusion, open_weights
 from lidargen_ros.models.published import SIZES_FILE, find_tokenizers, read_sizes
 from lidargen_ros.models.published_options import PublishedOptions
 from lidargen_ros.models.published_sampling import LatentSizes
@@ -89,9 +88,9 @@ def export_published(
     out.mkdir(parents=True, exist_ok=True)
     files = []
     with open_weights(weights) as opened:
+        config = config_of(opened)
         stored = opened.get(WEIGHT).dtype
         precision = precision or next(p for p, dtype in DTYPES.items() if dtype == stored)
-        config = DiTConfig.from_shapes(opened.shapes)
         rounded = sizes.get("rounded_positions", stored is torch.bfloat16)
         denoiser = denoiser_graph(config, latent, precision, rounded)
         model = trace(denoiser, lambda key: opened.get(key.removeprefix(PREFIX)))

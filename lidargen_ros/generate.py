@@ -64,6 +64,15 @@ def run(
     return len(mine)
 
 
+def three_pictures(images: tuple[Path, Path, Path] | None) -> tuple[Path, Path, Path] | None:
+    """Said before anything else is found missing: with fewer pictures the next option is taken for one."""
+    if images is not None and (option := next((i for i in images if str(i).startswith("--")), None)):
+        raise ConfigError(
+            f"--images is followed by {images.index(option)} pictures and {option}: give 3, FRONT REAR_LEFT REAR_RIGHT"
+        )
+    return images
+
+
 def build_options(mode: str, **changes: Any) -> PublishedOptions:
     """Options of a mode with those changes that are not None."""
     from .models.published_options import PublishedOptions
@@ -79,7 +88,7 @@ def generate(
     ),
     images: Annotated[
         tuple[Path, Path, Path] | None,
-        typer.Option(help="Pictures of front, rear left and rear right camera."),
+        typer.Option(callback=three_pictures, help="Pictures of front, rear left and rear right camera."),
     ] = None,
     data: Annotated[Path | None, typer.Option(help="Root folder of clips (lidar_dataset_release).")] = None,
     clip: Annotated[
@@ -160,8 +169,8 @@ def generate(
 
     from .models.published import PublishedPipeline
 
-    out.mkdir(parents=True, exist_ok=True)
     try:
+        out.mkdir(parents=True, exist_ok=True)  # before minutes go by with loading
         pipeline = PublishedPipeline.load(
             checkpoint,
             device or f"cuda:{os.environ.get('LOCAL_RANK', '0')}",
@@ -189,6 +198,10 @@ def generate(
         raise ConfigError(
             f"out of GPU memory ({str(error).splitlines()[0]}); close other programs, add --drop-padding, leave out "
             "--cuda-graph, or use a larger GPU"
+        ) from error
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename or out}: {error.strerror}; free some space or choose another folder with --out"
         ) from error
     typer.echo(f"{count} of {len(todo)} frames written to {out}" + (f" by process {rank}" if rank else ""))
 

@@ -56,6 +56,8 @@ def frames_of_clips(root: Path, clips: Sequence[str], frames: str) -> list[Frame
                     f"clip {clip}: no complete frame {number}; it has {len(names)}, {names[0]} to {names[-1]}"
                 )
             chosen.append(Frame(f"{clip}_{match[0]}", clip=clip, number=match[0]))
+    if not chosen:
+        raise ConfigError(f"--frames {frames} picks none: write all, or numbers like 0,5,10:50:10")
     return list(dict.fromkeys(chosen))  # a frame named twice is still one
 
 
@@ -63,7 +65,8 @@ def _numbers(text: str) -> Iterator[int]:
     """``3,5:8,10:50:10`` -> 3, 5, 6, 7, 10, 20, 30, 40 (ends left out, as in Python)."""
     for part in text.split(","):
         bounds = part.split(":")
-        if len(bounds) > 3 or not all(b.strip().isdigit() for b in bounds):
+        whole = len(bounds) <= 3 and all(b.strip().isdigit() for b in bounds)
+        if not whole or (len(bounds) == 3 and int(bounds[2]) == 0):
             raise ConfigError(f"--frames {text!r} is not understood: write all, or numbers like 0,5,10:50:10")
         numbers = [int(b) for b in bounds]
         yield from numbers if len(numbers) == 1 else range(*numbers)

@@ -146,7 +146,7 @@ def load_diffusion(
         ConfigError: not enough memory on the device; says how much is needed.
     """
     with open_weights(find_checkpoint(path, kind)) as weights:
-        config = DiTConfig.from_shapes(weights.shapes)
+        config = config_of(weights)
         if dtype is None:
             dtype = weights.get("net.x_embedder.proj.1.weight").dtype
         rounded = dtype is torch.bfloat16 if rounded_positions is None else rounded_positions
@@ -154,10 +154,19 @@ def load_diffusion(
             model = DiffusionModel(config, rounded)
         check_keys(weights, model)
         model = model.to(dtype)
-        require_memory(torch.device(device), _bytes(model), f"the weights of {weights.path.name}")
+        device = device_named(device)
+        require_memory(device, _bytes(model), f"the weights of {weights.path.name}")
         model = model.to_empty(device=device).eval().requires_grad_(False)
         _fill(model, weights)
     return model
+
+
+def config_of(weights: Weights) -> DiTConfig:
+    """Sizes of the network that the weights are of; ``CheckpointError`` if they are of another kind."""
+    try:
+        return DiTConfig.from_shapes(weights.shapes)
+    except CheckpointError as error:
+        raise CheckpointError(f"{weights.path}: {error}; is it the right file?") from error
 
 
 def check_keys(weights: Weights, model: DiffusionModel) -> None:
@@ -208,7 +217,7 @@ def convert_checkpoint(
         target = target / "model.safetensors"
     with open_weights(find_checkpoint(source, kind)) as weights:
         with torch.device("meta"):
-            model = DiffusionModel(DiTConfig.from_shapes(weights.shapes))
+            model = DiffusionModel(config_of(weights))
         check_keys(weights, model)
         tensors = {key: weights.get(key).to(dtype).contiguous() for key in weights.shapes}
         with replacing(target) as temporary:
@@ -218,6 +227,14 @@ def convert_checkpoint(
 
 def _bytes(model: torch.nn.Module) -> int:
     return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+def device_named(device: torch.device | str) -> torch.device:
+    """``ConfigError`` for a name that torch does not know."""
+    try:
+        return torch.device(device)
+    except RuntimeError as error:
+        raise ConfigError(f"device {device}: unknown; use cuda, cuda:0, cuda:1, ... or cpu") from error
 
 
 def require_memory(device: torch.device, needed: int, what: str) -> None:
@@ -230,6 +247,8 @@ def require_memory(device: torch.device, needed: int, what: str) -> None:
             f"device {device}: no CUDA GPU found, and {what} need {gigabytes:.1f} GB of GPU memory; "
             "use --device cpu for small models"
         )
+    if (device.index or 0) >= (count := torch.cuda.device_count()):
+        raise ConfigError(f"device {device}: there are {count} GPUs here, cuda:0 to cuda:{count - 1}")
     free, total = torch.cuda.mem_get_info(device)
     if free < needed:
         raise ConfigError(

@@ -118,6 +118,11 @@ class PublishedPipeline:
         as_published = options.mode == "reference"
         paths = find_tokenizers(folder, camera_tokenizer, lidar_tokenizer)
         tokenizers = [load_tokenizer(path, trust=trust, reference=as_published) for path in paths]
+        for path, tokenizer in zip(paths, tokenizers, strict=True):
+            if tokenizer.stats is None:
+                raise CheckpointError(
+                    f"{path}: lacks mean_std.pt; put the tokenizer's own beside its weights"
+                )
         sizes = read_sizes(folder / SIZES_FILE)
         model = load_diffusion(
             weights, device, kind=kind, rounded_positions=sizes.pop("rounded_positions", None)

@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..errors import ConfigError
+from ..range_coding import MAX_M, MIN_M
 from ..sampling import SOLVERS
 
 
@@ -54,6 +56,13 @@ class PublishedOptions:
             raise ConfigError(f"{self.steps} sampling steps are too few: use at least 1")
         if not 0 < self.sigma_min < self.sigma_max:
             raise ConfigError(f"sigma_min {self.sigma_min} must lie between 0 and {self.sigma_max}")
+        if not math.isfinite(self.guidance):
+            raise ConfigError(f"guidance {self.guidance} is no number: the published one is 1.5")
+        near, far = self.near_buffer, self.far_buffer
+        if not (near >= 0 and far >= 0 and near + far < MAX_M - MIN_M):
+            raise ConfigError(
+                f"near_buffer {near} and far_buffer {far} leave nothing of {MIN_M:g} to {MAX_M:g} m: use metres from 0 up"
+            )
 
     @classmethod
     def reference(cls) -> PublishedOptions:

@@ -197,6 +197,23 @@ def test_an_error_is_one_line(checkpoint, tmp_path):
     assert result.stderr == "error: mode 'best' is unknown: use reference or corrected\n"
 
 
+def test_results_that_cannot_be_written(checkpoint, pictures, tmp_path):
+    result = run(checkpoint, pictures[0], "--images", *pictures)
+    assert isinstance(result.exception, LidargenError)
+    assert str(result.exception).startswith(f"{pictures[0]}: File exists; ")
+
+
+def test_a_tokenizer_without_its_statistics_is_refused_before_the_sampling(checkpoint, pictures, tmp_path):
+    tokenizer = tmp_path / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "autoencoder.pt").write_bytes(
+        (checkpoint.parent / "Cosmos-Tokenizer-CI8x8-Lidar" / "autoencoder.pt").read_bytes()
+    )
+    result = run(checkpoint, tmp_path / "out", "--images", *pictures, "--lidar_tokenizer", tokenizer)
+    assert str(result.exception).startswith(f"{tokenizer}: lacks mean_std.pt")
+    assert not list((tmp_path / "out").iterdir())
+
+
 def test_resume(checkpoint, clips, tmp_path):
     arguments = ["--data", clips, "--clip", "all", "--frames", "0:4:3"]
     assert run(checkpoint, tmp_path, *arguments).exit_code == 0
@@ -216,6 +233,10 @@ def test_resume(checkpoint, clips, tmp_path):
         (["--clip", CLIP], "--clip needs --data"),
         (["--data", "{clips}", "--clip", CLIP, "--frames", "1"], "no complete frame 1"),
         (["--data", "{clips}", "--clip", CLIP, "--frames", "x"], "--frames 'x' is not understood"),
+        (["--data", "{clips}", "--clip", CLIP, "--frames", "0:9:0"], "--frames '0:9:0' is not understood"),
+        (["--data", "{clips}", "--clip", CLIP, "--frames", "3:3"], "--frames 3:3 picks none"),
+        (["--images", "a.png", "b.png", "--seed", "1"], "followed by 2 pictures and --seed: give 3"),
+        (["--images", "a.png", "--seed", "1"], "followed by 1 pictures and --seed: give 3"),
         (["--data", "{clips}", "--clip", CLIP, "--n_views", "4"], "has 3 cameras"),
         (["--data", "{clips}", "--clip", CLIP, "--mode", "best"], "use reference or corrected"),
         (["--data", "{clips}", "--clip", CLIP, "--steps", "0"], "at least 1"),

@@ -14,6 +14,7 @@ from lidargen_ros.models.checkpoints import (  # noqa: E402
     convert_checkpoint,
     find_checkpoint,
     load_diffusion,
+    require_memory,
 )
 from lidargen_ros.models.dit_config import DiTConfig  # noqa: E402
 from lidargen_ros.models.dit_denoiser import DiffusionModel  # noqa: E402
@@ -158,6 +159,22 @@ def test_a_failed_write_leaves_the_old_file(tmp_path):
         raise RuntimeError
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
+
+
+def test_weights_of_another_kind_and_devices_of_no_kind(tmp_path, state):
+    torch.save({"encoder.conv_in.weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match=r"other\.pt: .*does not hold a multi-view DiT; is it"):
+        load_diffusion(tmp_path / "other.pt")
+    torch.save(state, tmp_path / "model.pt")
+    with pytest.raises(ConfigError, match="device gpu0: unknown"):
+        load_diffusion(tmp_path / "model.pt", device="gpu0")
+
+
+def test_a_gpu_that_is_one_too_far(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError, match="device cuda:2: there are 2 GPUs here"):
+        require_memory(torch.device("cuda:2"), 1, "weights")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

@@ -205,7 +205,12 @@ def test_wrong_pictures(pipeline):
 
 
 def test_wrong_options(pipeline):
-    for wrong in ({"steps": 0}, {"sigma_min": 0.0}, {"solver": "magic"}):
+    nowhere = {"near_buffer": 60.0, "far_buffer": 40.0}
+    nan = float("nan")
+    for wrong in (
+        {"steps": 0}, {"sigma_min": 0.0}, {"solver": "magic"}, {"guidance": nan}, {"near_buffer": nan},
+        {"far_buffer": -1.0}, nowhere,
+    ):  # fmt: skip
         with pytest.raises(ConfigError):
             replace(CORRECTED, **wrong)
     with pytest.raises(ConfigError, match="reference or corrected"):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from lidargen_ros.models.checkpoints import find_checkpoint, load_diffusion, open_weights
+from lidargen_ros.models.checkpoints import config_of, find_checkpoint, load_diffusion, open_weights
 from lidargen_ros.models.dit_config import DiTConfig
 from lidargen_ros.models.dit_denoiser import DiffusionModel, log_variance_head
 from lidargen_ros.models.published import SIZES_FILE, PublishedPipeline, read_sizes
@@ -30,10 +30,9 @@ def diffusion_config(config: PublishedExperiment) -> tuple[DiTConfig, bool]:
         return config.random.model, False
     file = find_checkpoint(config.start.checkpoint, config.start.kind)
     with open_weights(file) as weights:
+        size = config_of(weights)
         half = weights.get("net.x_embedder.proj.1.weight").dtype is torch.bfloat16
-        return DiTConfig.from_shapes(weights.shapes), read_sizes(file.parent / SIZES_FILE).get(
-            "rounded_positions", half
-        )
+        return size, read_sizes(file.parent / SIZES_FILE).get("rounded_positions", half)
 
 
 def build_model(config: PublishedExperiment) -> DiffusionModel:
