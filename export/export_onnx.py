@@ -53,6 +53,12 @@ def main(arguments: list[str] | None = None) -> int:
     except LidargenError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except OSError as error:
+        print(
+            f"error: {error.filename or given.out}: {error.strerror}; free some space or give another --out",
+            file=sys.stderr,
+        )
+        return 1
     for graph, kinds in errors.items():
         print(
             f"{graph}: relative error {', '.join(f'{value:.1e} ({kind})' for kind, value in kinds.items())}"

@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 import onnxscript.optimizer
 import torch
+from onnx.external_data_helper import ExternalDataInfo, uses_external_data
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
@@ -128,8 +129,12 @@ def turn_weights(model: ir.Model) -> None:
 def save(
     model: ir.Model, path: Path, inline_bytes: int = INLINE_BYTES, shard_bytes: int = SHARD_BYTES
 ) -> list[Path]:
-    """Writes a graph and returns its files; large weights go to shards beside it, one tensor in memory at a time."""
-    before = set(path.parent.iterdir())
+    """Writes a graph and returns its files; large weights go to shards beside it, one tensor in memory at a time.
+
+    Shards of an earlier export, finished or not, are removed first: they are never written over.
+    """
+    for old in path.parent.glob(f"{path.stem}-*-of-*{path.suffix}.data"):
+        old.unlink()
     size = sum(v.const_value.nbytes for v in model.graph.initializers.values() if v.const_value is not None)
     if size <= inline_bytes:
         ir.save(model, path)
@@ -138,7 +143,9 @@ def save(
             model, path, external_data=f"{path.name}.data", max_shard_size_bytes=shard_bytes, max_workers=1
         )
     onnx.checker.check_model(path, full_check=True)
-    return sorted({*path.parent.iterdir()} - before | {path})
+    written = onnx.load(path, load_external_data=False)
+    shards = {ExternalDataInfo(w).location for w in written.graph.initializer if uses_external_data(w)}
+    return sorted([path, *(path.parent / shard for shard in shards)])
 
 
 def proto(model: ir.Model) -> onnx.ModelProto:

@@ -157,6 +157,7 @@ def test_the_published_denoiser_is_written_weight_by_weight(tmp_path):
     assert len(files) > 2
     assert max(f.stat().st_size for f in files if f != path) <= 20_000
     assert len(large) == len(set(large)) > 5  # none is read twice
+    assert save(traced, path, inline_bytes=1000, shard_bytes=20_000) == files  # over the old ones
     written = onnx.load(path)
     assert precision.graph_precision(written) == "bf16"
     assert precision.graph_precision(in_float32(written)) == "fp32"
@@ -196,6 +197,15 @@ def test_graphs_that_differ_from_torch_are_no_bundle(run, tmp_path, monkeypatch,
     assert export_onnx.main([str(run), "--out", str(tmp_path / "out")]) == 1
     assert "differ from torch by 0.5" in capsys.readouterr().err
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_a_bundle_that_cannot_be_written(run, tmp_path, capsys):
+    (tmp_path / "out").write_text("a file")
+    assert export_onnx.main([str(run), "--out", str(tmp_path / "out")]) == 1
+    assert (
+        capsys.readouterr().err
+        == f"error: {tmp_path / 'out'}: File exists; free some space or give another --out\n"
+    )
 
 
 @pytest.mark.parametrize(
