@@ -93,7 +93,11 @@ def built_engines(name: str, bundle: Bundle) -> tuple[Path, BuildRecord]:
     command = f"build engines: python export/build_engine.py {bundle.path} --runtime {name}"
     reasons = []
     for folder in build_folders(bundle.path, bundle.name, bundle.digest):
-        record = read_record(folder)
+        try:
+            record = read_record(folder)
+        except EngineError as error:
+            reasons.append(str(error))  # another folder may hold whole ones
+            continue
         if record.runtime != name:
             continue
         reason = record.mismatch(bundle.manifest["files"], version, gpu.capability) or record.damage(folder)

@@ -17,7 +17,7 @@ from lidargen_ros.bundle import MANIFEST, load_bundle, write_manifest  # noqa: E
 from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES  # noqa: E402
 from lidargen_ros.cameras.rig import load_rig  # noqa: E402
 from lidargen_ros.engines import select  # noqa: E402
-from lidargen_ros.engines.build_record import BuildRecord, graph_files  # noqa: E402
+from lidargen_ros.engines.build_record import RECORD, BuildRecord, graph_files  # noqa: E402
 from lidargen_ros.engines.trt_api import Gpu  # noqa: E402
 from lidargen_ros.errors import BundleError, EngineError, InputError  # noqa: E402
 from lidargen_ros.frame_pipeline import GRAPHS, FramePipeline  # noqa: E402
@@ -182,6 +182,11 @@ def test_auto_takes_engines_that_were_built_for_this_gpu(bundle, gpu):
     folder = built(bundle)
     assert select.choose_engine("auto", load_bundle(bundle)) == "tensorrt-rtx"
     assert select.built_engines("tensorrt-rtx", load_bundle(bundle))[0] == folder
+    damaged = folder.with_name("a_damaged_build")
+    damaged.mkdir()
+    (damaged / RECORD).write_text("{")
+    assert select.built_engines("tensorrt-rtx", load_bundle(bundle))[0] == folder
+    (damaged / RECORD).unlink()
 
 
 @pytest.mark.parametrize(
