@@ -259,8 +259,10 @@ def test_a_size_that_was_not_built_for():
         frame(engine, pixels(9))
 
 
-def test_names_used_from_the_real_runtimes():
-    trt = pytest.importorskip("tensorrt_rtx_bindings")
+@pytest.mark.parametrize("module", ["tensorrt_rtx_bindings", "tensorrt_lean_bindings"])
+def test_names_used_from_the_real_runtimes(module):
+    """The lean runtime is the part of the full TensorRT that runs engines and is on PyPI."""
+    trt = pytest.importorskip(module, reason=f"{module} is not installed")
     engine = "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_shape create_execution_context"
     context = "set_input_shape get_tensor_shape set_tensor_address execute_async_v3"
     assert not [n for n in engine.split() if not hasattr(trt.ICudaEngine, n)]
