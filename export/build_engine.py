@@ -19,6 +19,10 @@ import sys
 import time
 from pathlib import Path
 
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # the checkout that this file is of, installed or not
+
 import onnx
 import onnx.external_data_helper
 from google.protobuf.message import DecodeError

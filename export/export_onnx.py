@@ -17,6 +17,10 @@ import re
 import sys
 from pathlib import Path
 
+sys.path.insert(
+    0, str(Path(__file__).resolve().parents[1])
+)  # the checkout that this file is of, installed or not
+
 from rich.logging import RichHandler
 
 from lidargen_ros.errors import CheckpointError, LidargenError

@@ -2,7 +2,12 @@
 """From weights to a bundle: a student with random weights through the command, types of graphs, weights never all in memory."""
 
 import json
+import os
+import subprocess
+import sys
+import sysconfig
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -35,6 +40,7 @@ from training.student.pieces import write_pieces  # noqa: E402
 
 SMALL = StudentConfig(full=4, fine=8, patch=16, mid=16, coarse=16, head_width=8)
 ROWS, COLUMNS, TILE = 16, 72, (44, 80)
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -197,6 +203,16 @@ def test_graphs_that_differ_from_torch_are_no_bundle(run, tmp_path, monkeypatch,
     assert export_onnx.main([str(run), "--out", str(tmp_path / "out")]) == 1
     assert "differ from torch by 0.5" in capsys.readouterr().err
     assert not (tmp_path / "out" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("script", ["export_onnx.py", "build_engine.py"])
+def test_commands_run_from_a_checkout_that_is_not_installed(script, tmp_path):
+    """Without the links that an installation leaves among the packages, and from elsewhere."""
+    command = [sys.executable, "-S", str(REPOSITORY / "export" / script), "--help"]
+    environment = {**os.environ, "PYTHONPATH": sysconfig.get_path("purelib")}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--precision" in done.stdout
 
 
 def test_a_bundle_that_cannot_be_written(run, tmp_path, capsys):
