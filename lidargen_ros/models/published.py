@@ -118,7 +118,12 @@ class PublishedPipeline:
         as_published = options.mode == "reference"
         paths = find_tokenizers(folder, camera_tokenizer, lidar_tokenizer)
         tokenizers = [load_tokenizer(path, trust=trust, reference=as_published) for path in paths]
-        for path, tokenizer in zip(paths, tokenizers, strict=True):
+        for path, tokenizer, family in zip(paths, tokenizers, ("video", "image"), strict=True):
+            if tokenizer.config.kind != family:
+                raise CheckpointError(
+                    f"{path}: is of the {tokenizer.config.kind} family; cameras need a video tokenizer (CV8x8x8), the LiDAR "
+                    "an image tokenizer (CI8x8)"
+                )
             if tokenizer.stats is None:
                 raise CheckpointError(
                     f"{path}: lacks mean_std.pt; put the tokenizer's own beside its weights"

@@ -214,6 +214,14 @@ def test_a_tokenizer_without_its_statistics_is_refused_before_the_sampling(check
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_tokenizers_in_the_wrong_place(checkpoint, pictures, tmp_path):
+    camera = checkpoint / "Cosmos-Tokenize1-CV8x8x8-720p-image"
+    result = run(checkpoint, tmp_path, "--images", *pictures, "--lidar_tokenizer", camera)
+    assert str(result.exception).startswith(
+        f"{camera}: is of the video family; cameras need a video tokenizer"
+    )
+
+
 def test_resume(checkpoint, clips, tmp_path):
     arguments = ["--data", clips, "--clip", "all", "--frames", "0:4:3"]
     assert run(checkpoint, tmp_path, *arguments).exit_code == 0
