@@ -23,7 +23,7 @@ test: $(VENV)/.dev ## lint, types and the whole suite
 	$(MAKE) --no-print-directory check
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-test-slow: $(VENV)/.dev ## what takes minutes: the compiled scene generator against the eager one
+test-slow: $(VENV)/.dev ## what takes longer, e.g. the compiled scene generator against the eager one, all commands of the tutorial
 	$(RUN) -m pytest -q -m slow
 
 check: $(VENV)/.dev

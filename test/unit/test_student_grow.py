@@ -7,9 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from lidargen_ros.errors import ConfigError  # noqa: E402
+from lidargen_ros.errors import CheckpointError, ConfigError  # noqa: E402
 from lidargen_ros.models.student import Student, StudentConfig  # noqa: E402
+from lidargen_ros.models.student_weights import folded, write_student  # noqa: E402
 from training.student.grow import grow  # noqa: E402
+from training.student.pieces import read_pieces, write_pieces  # noqa: E402
 
 OLD = StudentConfig(hypotheses=2, full=8, fine=8, patch=16, mid=16, coarse=16, head_width=8)
 NEW = replace(OLD, hypotheses=4, previous=True, spread=True, full_blocks=2)
@@ -36,3 +38,13 @@ def test_the_same_size_keeps_every_weight():
 def test_it_neither_shrinks_nor_widens(old, new):
     with pytest.raises(ConfigError, match="only hypotheses, previous, spread, full_blocks may grow"):
         grow(Student(old).state_dict(), old, new)
+
+
+def test_weights_of_a_bundle_cannot_be_trained(tmp_path):
+    """Their normalisation is folded away: what grew from them would answer otherwise."""
+    (run,) = write_pieces(Student(OLD), OLD, tmp_path)
+    assert read_pieces(run)[1] == OLD
+    bundle = tmp_path / "bundle.safetensors"
+    write_student(folded(Student(OLD)), bundle)
+    with pytest.raises(CheckpointError, match=r"weights of a bundle.*give the folder of a training run"):
+        read_pieces(bundle)

@@ -71,10 +71,11 @@ def test_wandb_that_is_asked_for_and_absent(tmp_path, monkeypatch):
         train(tmp_path, wandb=True, samples=4)
 
 
-def test_a_batch_that_ranks_cannot_share(tmp_path, monkeypatch):
-    monkeypatch.setattr(ranks, "count", lambda: 3)
-    experiment = ToyExperiment()
-    with pytest.raises(ConfigError, match="batch 4 cannot be split over 3 ranks"):
+@pytest.mark.parametrize(("batch", "count"), [(4, 3), (0, 1)])
+def test_a_batch_that_ranks_cannot_share(batch, count, tmp_path, monkeypatch):
+    monkeypatch.setattr(ranks, "count", lambda: count)
+    experiment = ToyExperiment(batch=batch)
+    with pytest.raises(ConfigError, match=f"batch {batch} cannot be split over {count} ranks"):
         Trainer(ToyRecipe(experiment, torch.device("cpu")), experiment, tmp_path, torch.device("cpu"))
 
 

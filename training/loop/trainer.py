@@ -52,9 +52,9 @@ class Trainer:
         device: torch.device,
         started: float | None = None,
     ) -> None:
-        if experiment.batch % ranks.count():
+        if experiment.batch < 1 or experiment.batch % ranks.count():
             raise ConfigError(
-                f"batch {experiment.batch} cannot be split over {ranks.count()} ranks; use a multiple"
+                f"batch {experiment.batch} cannot be split over {ranks.count()} ranks; use a multiple above 0"
             )
         self.recipe, self.experiment, self.folder, self.device = recipe, experiment, folder, device
         self.started = time.perf_counter() if started is None else started
