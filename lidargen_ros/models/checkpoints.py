@@ -210,8 +210,6 @@ def convert_checkpoint(
 
     Keys are checked first. The file appears complete or not at all.
     """
-    from safetensors.torch import save_file
-
     target = Path(target)
     if target.is_dir():
         target = target / "model.safetensors"
@@ -220,9 +218,22 @@ def convert_checkpoint(
             model = DiffusionModel(config_of(weights))
         check_keys(weights, model)
         tensors = {key: weights.get(key).to(dtype).contiguous() for key in weights.shapes}
-        with replacing(target) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
+        write_tensors(tensors, target, {})
     return target
+
+
+def write_tensors(tensors: dict[str, Tensor], target: Path, metadata: dict[str, str]) -> None:
+    """One safetensors file, whole or not at all; ``CheckpointError`` if it cannot be written."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        with replacing(target) as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"} | metadata)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{target} cannot be written ({first_line(error)}); free some space or choose another place"
+        ) from error
 
 
 def _bytes(model: torch.nn.Module) -> int:

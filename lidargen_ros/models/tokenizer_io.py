@@ -24,12 +24,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from ..bundle import file_sha256
 from ..errors import LISTED, CheckpointError, listed
-from ..files import replacing
+from .checkpoints import write_tensors
 from .haar import Patcher
 from .latents import LatentStats, first_line, read_mean_std
 from .tokenizer_codec import Tokenizer, build_network
@@ -106,9 +105,7 @@ def save_tokenizer(tokenizer: Tokenizer, target: Path) -> Path:
     weights = {name: value.contiguous() for name, value in tokenizer.network.state_dict().items()}
     if tokenizer.stats is not None:
         weights |= {"latent.mean": tokenizer.stats.mean, "latent.std": tokenizer.stats.std}
-    metadata = {"format": "pt", METADATA_KEY: json.dumps(tokenizer.config.to_dict())}
-    with replacing(target) as temporary:
-        save_file(weights, temporary, metadata=metadata)
+    write_tensors(weights, target, {METADATA_KEY: json.dumps(tokenizer.config.to_dict())})
     return target
 
 

@@ -42,6 +42,13 @@ def test_nothing_could_be_timed():
     assert "no engine could be timed" in str(done.exception)
 
 
+def test_a_file_that_cannot_be_written(tmp_path):
+    for out in (tmp_path, tmp_path / "absent" / "bench.json"):
+        assert str(run("constant", "--json", out).exception).startswith(
+            f"--json {out} is no file in a folder"
+        )
+
+
 def test_a_size_that_is_none():
     assert "WIDTHxHEIGHT" in str(run("constant", "--size", "big").exception)
 

@@ -6,6 +6,7 @@ import os
 import pytest
 
 torch = pytest.importorskip("torch")
+from safetensors import SafetensorError  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 from lidargen_ros.errors import CheckpointError, ConfigError  # noqa: E402
@@ -149,6 +150,17 @@ def test_failed_conversion_leaves_nothing(tmp_path, state):
     with pytest.raises(CheckpointError, match="affline_norm"):
         convert_checkpoint(tmp_path / "model.pt", tmp_path / "out" / "model.safetensors")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk(tmp_path, state, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    torch.save(state, tmp_path / "model.pt")
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be written.*No space left"):
+        convert_checkpoint(tmp_path, tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path):
