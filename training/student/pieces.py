@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -39,8 +38,10 @@ def write_pieces(model: nn.Module, config: StudentConfig, folder: Path) -> list[
 def read_pieces(folder: Path) -> tuple[dict[str, Tensor], StudentConfig]:
     """Weights and configuration from one file, or from a folder of pieces or with one ``student.safetensors``.
 
+    Those of a bundle are folded (``unfold``).
+
     Raises:
-        CheckpointError: there are none, or they are not all that training needs: a bundle's normalisation is folded away.
+        CheckpointError: there are none.
     """
     paths = (
         [folder]
@@ -56,13 +57,6 @@ def read_pieces(folder: Path) -> tuple[dict[str, Tensor], StudentConfig]:
         weights |= load_file(path)
     with safe_open(paths[0], "pt") as file:
         config = StudentConfig.from_dict(json.loads(file.metadata()["config"]))
-    with torch.device("meta"):
-        missing = Student(config).state_dict().keys() - weights.keys()
-    if missing:
-        raise CheckpointError(
-            f"{folder} lacks {min(missing)} and {len(missing) - 1} more, as weights of a bundle do; "
-            "give the folder of a training run"
-        )
     return weights, config
 
 

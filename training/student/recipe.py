@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lidargen_ros.bundle import load_bundle
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.errors import ConfigError
 from lidargen_ros.files import durable
 from lidargen_ros.models.carry import carry
-from lidargen_ros.models.student import Student
+from lidargen_ros.models.student import Student, StudentConfig
 from lidargen_ros.range_coding import decode_log
 from lidargen_ros.sensors import Sensor, load_sensor
 
@@ -42,8 +43,10 @@ from .pieces import load_student, read_pieces
 from .rigs import build_bank
 from .stream import Batch, SceneStream
 from .teacher import TaughtFrames
+from .unfold import is_folded, unfold
 
 PICTURES = 2
+STATISTICS_BATCHES = 4  # of which the normalisation of a bundle's weights is measured
 _LEVEL_DRAWS = 2 << 40  # keeps draws of noise levels apart from those of worlds and rigs
 
 
@@ -89,7 +92,7 @@ class StudentRecipe:
     def build_model(self) -> Student:
         student = Student(self.experiment.model)
         if self.experiment.start_from:
-            weights, config = read_pieces(Path(self.experiment.start_from))
+            weights, config = self._start(self.experiment.start_from)
             student.load_state_dict(grow(weights, config, self.experiment.model))
         student = student.to(self.device)
         if self.device.type != "cuda":
@@ -99,6 +102,21 @@ class StudentRecipe:
         ):  # PyTorch has it for GPUs only: on several CPUs each rank takes statistics of its own
             student = nn.SyncBatchNorm.convert_sync_batchnorm(student)
         return student.to(memory_format=torch.channels_last)
+
+    def _start(self, path: str) -> tuple[Mapping[str, Tensor], StudentConfig]:
+        """Weights of a run (its folder or file), or of a bundle (its folder or name)."""
+        folder = Path(path) if Path(path).exists() else load_bundle(path).path
+        weights, config = read_pieces(folder)
+        if is_folded(weights):
+            if self.experiment.model.hypotheses != config.hypotheses:
+                raise ConfigError(
+                    f"start_from {path} looks up {config.hypotheses} depths, the experiment has "
+                    f"{self.experiment.model.hypotheses}; give model.hypotheses and data.hypotheses of the bundle"
+                )
+            size = self.experiment.batch
+            frames = (self.batch(n * size, size).scenes for n in range(STATISTICS_BATCHES))
+            weights = unfold(weights, config, frames, self.device)
+        return weights, config
 
     def optimiser(self, model: nn.Module) -> torch.optim.Optimizer:
         o = self.experiment.optimiser
