@@ -30,7 +30,8 @@ Figures on held-out samples are in `metrics.json`. Licence: {licence}.
 """
 SYNTHETIC = {
     "what": "synthetic scenes",
-    "limits": "Nothing real was seen in training. For trying the software: **not fit for real streets as it is**.",
+    "limits": "Nothing real was seen in training. For trying the software and as a start for post-training on your own "
+    "clips: **not fit for real streets as it is**.",
     "licence": "Apache-2.0",
 }
 CLIPS = {
