@@ -30,6 +30,8 @@ LOST_SHARE = 0.01
 """Of the frames, besides those that wait when the drive begins anew: a machine with other work stalls now and then."""
 _PERIOD_S = 1.0
 _WINDOW = 10  # frames: a node that is so far behind holds the player up
+_STAGES = ("decode", "generate", "publish")
+_BUSY_SHARE = 0.9  # of the time, that the slowest stage of a node that is too slow must be at work
 _SETTLED = 0.2  # share of the time after which buffers have their size
 
 
@@ -145,6 +147,16 @@ def judge(samples: Sequence[Sample], played: dict[str, Any], seconds: float) -> 
     reasons = books["dropped_by_reason"]
     never_came = played["frames"] - books["frames_in"]
     lost = books["dropped"] - reasons.get("time_jump", 0) + never_came
+    # A node whose slowest stage takes longer than a frame lasts cannot keep them all: the newest replaces the others.
+    slowest_s = max(books["stages_ms"].get(stage, {}).get("p50", 0.0) for stage in _STAGES) / 1000
+    too_slow = slowest_s * played["frames"] > seconds
+    if too_slow:
+        could = int(_BUSY_SHARE * seconds / slowest_s)
+        lost = (
+            max(could - books["sweeps_out"], 0)
+            + never_came
+            + sum(count for reason, count in reasons.items() if reason not in ("time_jump", "replaced"))
+        )
     report = {
         "seconds": seconds,
         "frames_played": played["frames"],
@@ -154,6 +166,7 @@ def judge(samples: Sequence[Sample], played: dict[str, Any], seconds: float) -> 
         "dropped_by_reason": reasons,
         "time_jumps": books["time_jumps"],
         "rate_hz": round(books["sweeps_out"] / seconds, 2),
+        "too_slow": too_slow,
         "age_ms": books["age_ms"],
         "stages_ms": books["stages_ms"],
         "resident_mib": {

@@ -40,6 +40,14 @@ def test_the_judgement() -> None:
     assert problems(frames=603) == ""
     assert "12 of 610 frames were lost: 10 on the way" in problems(frames=610)
     assert "1 frames neither came out" in problems(in_flight=1)
+    slow = {"total": {"p50": 300.0}, "generate": {"p50": 250.0}}  # four a second, and ten come
+    replaced = {"dropped": 370, "dropped_by_reason": {"replaced": 370}, "stages_ms": slow}
+    assert problems(sweeps_out=230, **replaced) == ""
+    assert "lost" in problems(sweeps_out=190, **replaced)
+    assert "lost" in problems(
+        sweeps_out=230, **replaced | {"dropped_by_reason": {"replaced": 360, "bad_image": 10}}
+    )
+    assert "lost" in problems(sweeps_out=230, dropped=370, dropped_by_reason={"replaced": 370})
     report = judge(GOOD, {"frames": 600, "node": BOOKS}, 60.0)
     assert report["slope_mib_per_hour"] == pytest.approx(36.0)
     assert report["cpu_share"] == pytest.approx(0.3)
