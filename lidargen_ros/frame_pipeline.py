@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cameras.align import Alignment, area_weights, atlas, check_image
-from .carry import carry
 from .engines.base import Engine
 from .sensors import Sensor
 from .student_sampling import draw, noise_of
@@ -242,6 +241,8 @@ class FramePipeline:
             return ()
         self._alone = False
         if "carry" not in self.engine.graphs:
+            from .carry import carry  # brings scipy, which takes as long to import as all the rest
+
             self.engine.write({"previous": carry(before.range_map, before.sensor, before.motion)})
             return ()
         self.engine.write({"before": before.range_map, "motion": before.motion.astype(np.float32)})

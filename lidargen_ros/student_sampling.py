@@ -9,18 +9,19 @@ over rays, as the errors are; drawn ray by ray they would look like noise, which
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from .range_coding import namespace
 
 FIRST_LEVEL, LAST_LEVEL = 0.2, 0.03  # of the noise, after the first step
-# Share of the variance and reach (rows, columns of 128 x 1800 rays) of the parts that a draw is made of. Errors of ``nano``
-# divided by their spread correlate like that: 0.9 to the next column, 0.6 over 18, 0.3 over 90 (docs/student.md).
+# Share of the variance and reach (rows, columns of 128 x 1800 rays) of the parts that a draw is made of. Errors of a student of
+# the size of ``nano``, divided by their spread, correlate like that on six held-out scenes: 0.9 to the next column, 0.6 over
+# 18, 0.3 over 90.
 SMOOTHNESS = ((0.05, 0, 0), (0.12, 1.5, 2), (0.28, 5, 9), (0.55, 22, 60))
 _PROBIT = 1.702  # a logistic variable is nearly that many standard normal ones
 
@@ -36,11 +37,15 @@ def levels(steps: int) -> list[float]:
     return [1.0, *(FIRST_LEVEL * ratio ** (i / (steps - 2)) for i in range(steps - 1))]
 
 
+@functools.lru_cache(maxsize=1)  # frames of a drive have one seed, and it takes longer than a frame
 def noise_of(seed: int, rows: int, columns: int) -> NDArray:
     """What a sample is drawn from: ``[1, 4, rows, columns]`` float32, each value standard normal, the same on every machine.
 
-    Two maps (for range and return) are independent from ray to ray, two are smooth (``SMOOTHNESS``).
+    Two maps (for range and return) are independent from ray to ray, two are smooth (``SMOOTHNESS``). Not to be written to:
+    the next call for the seed gives the same array.
     """
+    from scipy.ndimage import gaussian_filter  # slow to import, and best estimates need none
+
     rng = np.random.default_rng(seed)
     white = rng.standard_normal((2, rows, columns))
     smooth = np.zeros_like(white)
