@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lidargen_ros.errors import ConfigError
 from training.loop import ranks
 from training.student.evaluate import constant_map
-from training.student.objective import Counts, LossWeights
+from training.student.objective import Counts, LossWeights, noisy_sweep
 
 from .answers import Answer, InverseCode, Latent, LogCode, Tokenizer
 from .loop import Asked, Plan, Schedule, Terms, Trained, experiment_of, in_use, now, train
@@ -134,9 +134,8 @@ class Laboratory:
         def terms(asked: Asked) -> dict[str, Tensor]:
             target = self.training.target(asked.index)
             clean = answer.clean(target)
-            weight = asked.level[:, None, None, None]
             counts = Counts.of(target, asked.regression, ranks.average)
-            noisy = (1 - weight) * clean + weight * asked.noise
+            noisy = noisy_sweep(clean, asked.level, asked.noise)
             estimate = model(self.training.frames(asked.index), noisy, asked.level)
             return answer.terms(estimate, clean, target, asked.regression, counts)
 

@@ -23,10 +23,9 @@ from training.scenes.render import make_worlds, render_cameras, render_lidar, sa
 from training.scenes.seeds import EVALUATION_SEEDS, TRAINING_SEED_START
 from training.student.objective import Target
 from training.student.rigs import Bank, build_bank
+from training.student.stream import AHEAD, RIG_DRAWS, rig_entries
 
 EXTRA_ROWS, EXTRA_STEP_DEG = ROW_MULTIPLE, 1.0
-AHEAD = 8  # render batches whose worlds are made together: hundreds take as long as a few
-_RIG_DRAWS = 1 << 40  # keeps draws of rigs apart from those of worlds
 
 
 @dataclass(frozen=True)
@@ -119,9 +118,8 @@ def make_bank(setup: Setup, device: torch.device) -> Bank:
 
 def training_scenes(setup: Setup, bank: Bank) -> Scenes:
     seeds = TRAINING_SEED_START + torch.arange(setup.scenes)
-    draws = uniforms(seeds + _RIG_DRAWS, 2)
-    entry = torch.where(draws[:, 0] < setup.exact, 0, (draws[:, 1] * len(bank)).long())
-    return render(setup, bank, seeds, entry)
+    draws = uniforms(seeds + RIG_DRAWS, 2)
+    return render(setup, bank, seeds, rig_entries(draws, len(bank), setup.exact))
 
 
 def held_out_scenes(setup: Setup, bank: Bank) -> Scenes:

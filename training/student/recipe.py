@@ -113,8 +113,8 @@ class StudentRecipe:
                     f"start_from {path} looks up {config.hypotheses} depths, the experiment has "
                     f"{self.experiment.model.hypotheses}; give model.hypotheses and data.hypotheses of the bundle"
                 )
-            size = self.experiment.batch
-            frames = (self.batch(n * size, size).scenes for n in range(STATISTICS_BATCHES))
+            seeds = torch.arange(STATISTICS_BATCHES * self.experiment.batch) + self.experiment.data.first_seed
+            frames = (self.stream(part) for part in seeds.split(self.experiment.batch))
             weights = unfold(weights, config, frames, self.device)
         return weights, config
 

@@ -18,7 +18,7 @@ from .rigs import Bank
 
 AHEAD = 8
 STEP_S = 0.1  # between two sweeps
-_RIG_DRAWS = 1 << 40  # keeps draws of rigs apart from those of the worlds, which no seed of a world reaches
+RIG_DRAWS = 1 << 40  # keeps draws of rigs apart from those of the worlds, which no seed of a world reaches
 
 
 @dataclass
@@ -40,6 +40,11 @@ class Batch:
     target: Target
     seen: Tensor
     before: Before | None = None
+
+
+def rig_entries(draws: Tensor, rigs: int, exact: float) -> Tensor:
+    """Entry of the bank for each scene, from two uniform draws ``[B, 2 or more]``: entry 0 in a share ``exact`` of them."""
+    return torch.where(draws[:, 0] < exact, 0, (draws[:, 1] * rigs).long())
 
 
 class SceneStream:
@@ -72,8 +77,8 @@ class SceneStream:
     ) -> Batch:
         """``before``: with the pictures of the moment before."""
         seeds = seeds.to(self.device)
-        draws = uniforms(seeds + _RIG_DRAWS, 4)
-        entries = self._entries(draws, exact_only)
+        draws = uniforms(seeds + RIG_DRAWS, 4)
+        entries = rig_entries(draws, len(self.bank), 1.0 if exact_only else self.exact)
         worlds = self._make_worlds(seeds, None if exact_only else self.stride)
         ego = sample_ego(worlds, seeds)
         images = self._cameras(worlds, ego, entries, noise)
@@ -111,10 +116,6 @@ class SceneStream:
             starts = first + step * torch.arange(AHEAD, device=seeds.device)
             ready = self._worlds = make_worlds((starts[:, None] + numbers).flatten())
         return ready[turn * b : (turn + 1) * b]
-
-    def _entries(self, draws: Tensor, exact_only: bool) -> Tensor:
-        drawn = (draws[:, 1] * len(self.bank)).long()
-        return torch.where((draws[:, 0] < self.exact) | exact_only, 0, drawn)
 
     def _cameras(self, worlds, ego: Ego, entries: Tensor, noise: bool, time: float | None = None) -> Tensor:
         return render_cameras(
