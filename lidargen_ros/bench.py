@@ -191,9 +191,8 @@ def register(app: Any) -> None:
         width, _, height = size.partition("x")
         if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
             raise ConfigError(f"size {size} is not WIDTHxHEIGHT; give it as 1280x720")
-        if out is not None and (
-            out.is_dir() or not out.parent.is_dir()
-        ):  # before minutes go by with measuring
+        # Before minutes go by with measuring.
+        if out is not None and (out.is_dir() or not out.parent.is_dir()):
             raise ConfigError(f"--json {out} is no file in a folder that is there; give another")
         console = Console(stderr=True)
         with Progress(console=console, transient=True) as bar:

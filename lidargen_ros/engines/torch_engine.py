@@ -230,8 +230,7 @@ class TorchEngine:
             self._stream.synchronize()
 
     def close(self) -> None:
-        if self._stream is not None:
-            self._stream.synchronize()
+        self.wait()
         self._recorded.clear()
         self._callables.clear()
         self._tensors.clear()

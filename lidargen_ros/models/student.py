@@ -46,12 +46,8 @@ class StudentConfig:
     decoder_blocks: int = 1  # fine
     full_blocks: int = 1
     sigma_data: float = 0.5
-    previous: bool = (
-        False  # the encoder also reads the sweep before this one, moved to where the vehicle is now
-    )
-    spread: bool = (
-        False  # the decoder also sees the noisy sweep ray by ray, and says how far its range may be off
-    )
+    previous: bool = False  # the encoder also reads the sweep before, moved to where the vehicle is now
+    spread: bool = False  # the decoder also sees x_t ray by ray, and says how far its range may be off
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -268,7 +264,7 @@ class Student(nn.Module):
 
     def encode(self, pixels: Tensor, rays: Tensor, previous: Tensor | None = None) -> Condition:
         if previous is None and self.config.previous:  # none known
-            previous = pixels[:, :2] * 0
+            previous = pixels.new_zeros(len(pixels), 2, *pixels.shape[2:])
         return self.encoder(pixels, rays, previous)
 
     def denoise(self, x: Tensor, t: Tensor, condition: Condition) -> Estimate:

@@ -152,11 +152,7 @@ def judge(samples: Sequence[Sample], played: dict[str, Any], seconds: float) -> 
     too_slow = slowest_s * played["frames"] > seconds
     if too_slow:
         could = int(_BUSY_SHARE * seconds / slowest_s)
-        lost = (
-            max(could - books["sweeps_out"], 0)
-            + never_came
-            + sum(count for reason, count in reasons.items() if reason not in ("time_jump", "replaced"))
-        )
+        lost += max(could - books["sweeps_out"], 0) - reasons.get("replaced", 0)
     report = {
         "seconds": seconds,
         "frames_played": played["frames"],

@@ -6,6 +6,7 @@ import pytest
 pytest.importorskip("torch")
 
 from lidargen_ros.errors import ConfigError
+from lidargen_ros.models.student import BASE, NANO
 from training.config import build, dump, load_experiment, parse_overrides
 from training.student.config import StudentExperiment
 from training.train import main
@@ -17,6 +18,7 @@ def test_shipped_experiments_load_and_survive_a_dump(name):
 
     config = load_experiment(StudentExperiment, name)
     assert build(StudentExperiment, yaml.safe_load(dump(config))) == config
+    assert config.model == {"student_nano": NANO, "student_base": BASE}[name]  # what benchmarks measure
 
 
 @pytest.mark.parametrize(

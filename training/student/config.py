@@ -54,7 +54,7 @@ class StudentExperiment(Experiment):
     optimiser: Optimiser = field(default_factory=Optimiser)
     flow_share: float = 0.25  # of the samples; the others ask for the best estimate
     previous_share: float = (
-        0.25  # of the batches that know their own sweep before, if the model reads it (scenes only)
+        0.25  # of the batches that know their own sweep before, if the model reads it; scenes only
     )
     eval_scenes: int = 64
     compile: bool = True

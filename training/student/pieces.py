@@ -43,11 +43,9 @@ def read_pieces(folder: Path) -> tuple[dict[str, Tensor], StudentConfig]:
     Raises:
         CheckpointError: there are none.
     """
-    paths = (
-        [folder]
-        if folder.is_file()
-        else sorted(folder.glob(PATTERN)) or sorted(folder.glob("student.safetensors"))
-    )
+    paths = sorted(folder.glob(PATTERN)) or sorted(folder.glob("student.safetensors"))
+    if folder.is_file():
+        paths = [folder]
     if not paths:
         raise CheckpointError(
             f"{folder} holds no student weights ({PATTERN}); give the folder of a training run"
