@@ -16,6 +16,8 @@ from onnx_ir.tensor_adapters import TorchTensor
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
+from lidargen_ros.models.download import require_space
+
 OPSET = 20
 BF16_OPSET = 22  # the first in which every operator used here takes bfloat16
 INLINE_BYTES = 1_000_000_000  # weights above this lie beside the graph, whose own format ends at 2 GB
@@ -139,6 +141,7 @@ def save(
     if size <= inline_bytes:
         ir.save(model, path)
     else:
+        require_space(path.parent, {f"{path.name}.data": size})
         ir.save(
             model, path, external_data=f"{path.name}.data", max_shard_size_bytes=shard_bytes, max_workers=1
         )

@@ -92,10 +92,10 @@ def export_published(
         stored = opened.get(WEIGHT).dtype
         precision = precision or next(p for p, dtype in DTYPES.items() if dtype == stored)
         rounded = sizes.get("rounded_positions", stored is torch.bfloat16)
-        denoiser = denoiser_graph(config, latent, precision, rounded)
-        model = trace(denoiser, lambda key: opened.get(key.removeprefix(PREFIX)))
-        files += save(model, out / "denoiser.onnx")
-        log.info("denoiser.onnx: %d files", len(files))
+    denoiser = denoiser_graph(config, latent, precision, rounded)
+    model = trace(denoiser, lambda key: weight(weights, key.removeprefix(PREFIX)))
+    files += save(model, out / "denoiser.onnx")
+    log.info("denoiser.onnx: %d files", len(files))
     limits = (options.near_buffer, options.far_buffer)
     encoder, decoder = codec_graphs(camera, lidar, config, latent, precision, limits)
     for graph in (encoder, decoder):
@@ -128,6 +128,12 @@ def export_published(
         sensor,
     )
     return errors
+
+
+def weight(path: Path, key: str) -> Tensor:
+    """One weight of a checkpoint, mapped alone: a file that stays open would count as memory as far as it was read."""
+    with open_weights(path) as opened:
+        return opened.get(key)
 
 
 def real_chain(graphs: Iterable[Graph], images: Tensor) -> list[Graph]:

@@ -155,7 +155,7 @@ def load_diffusion(
         check_keys(weights, model)
         model = model.to(dtype)
         device = device_named(device)
-        require_memory(device, _bytes(model), f"the weights of {weights.path.name}")
+        require_memory(device, module_bytes(model), f"the weights of {weights.path.name}")
         model = model.to_empty(device=device).eval().requires_grad_(False)
         _fill(model, weights)
     return model
@@ -236,7 +236,8 @@ def write_tensors(tensors: dict[str, Tensor], target: Path, metadata: dict[str, 
         ) from error
 
 
-def _bytes(model: torch.nn.Module) -> int:
+def module_bytes(model: torch.nn.Module) -> int:
+    """Bytes of all weights and buffers."""
     return sum(t.numel() * t.element_size() for t in model.state_dict().values())
 
 

@@ -194,7 +194,7 @@ def require_space(folder: Path, files: Mapping[str, int]) -> None:
     free = shutil.disk_usage(existing).free
     if needed > 0 and free < needed + SPARE_BYTES:
         raise ConfigError(
-            f"{folder}: {needed / 1e9:.1f} GB are to be downloaded and {SPARE_BYTES / 1e9:.0f} GB kept free, but "
+            f"{folder}: {needed / 1e9:.1f} GB are to be written and {SPARE_BYTES / 1e9:.0f} GB kept free, but "
             f"{existing} has {free / 1e9:.1f} GB; free some space or choose another folder with --out"
         )
 

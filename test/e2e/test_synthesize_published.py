@@ -8,19 +8,19 @@ import pytest
 pytest.importorskip("torch")
 import typer
 from camera_bags import START, pictures, write_bag
-from toy_published import write_checkpoint
 from typer.testing import CliRunner
 
 from lidargen_ros.bags.reader import BagReader
 from lidargen_ros.bags.synthesis.command import register
 from lidargen_ros.errors import LidargenError
+from tools.random_checkpoint import TINY, write_checkpoint
 
 app = typer.Typer()
 register(app)
 
 
 def test_a_checkpoint_makes_the_same_sweeps_whatever_the_slices(tmp_path) -> None:
-    bag, checkpoint = write_bag(tmp_path / "drive", pictures(3)), write_checkpoint(tmp_path / "toy")
+    bag, checkpoint = write_bag(tmp_path / "drive", pictures(3)), write_checkpoint(tmp_path / "toy", TINY)
     found = []
     for name, seconds in (("one", "10"), ("many", "0.1")):
         arguments = [

@@ -14,6 +14,7 @@ from lidargen_ros.errors import CheckpointError  # noqa: E402
 from lidargen_ros.models.tokenizer_codec import build_network  # noqa: E402
 from lidargen_ros.models.tokenizer_config import TokenizerConfig, infer_config  # noqa: E402
 from lidargen_ros.models.tokenizer_io import network_from_state  # noqa: E402
+from tools.random_checkpoint import PUBLISHED  # noqa: E402
 
 IMAGES = ["image_p4_attn", "image_p4_noattn", "image_p2_360p", "image_vae_rearrange"]
 VIDEOS = ["video_p4", "video_p2_attn"]
@@ -138,6 +139,12 @@ def test_published_layout_at_full_size(golden, name):
     encoder = {key for key in actual if key.startswith(("encoder.", "quant_conv."))}
     assert encoder == set(listing["encoder_artefact_keys"])
     assert set(actual) - encoder == set(listing["decoder_artefact_keys"])
+
+
+@pytest.mark.parametrize(("part", "name"), [("lidar", "ci8x8_lidar"), ("camera", "cv8x8x8_720p")])
+def test_random_checkpoints_have_the_published_layout(golden, part, name):
+    listing = json.loads(golden(f"tokenizer/keys_{name}.json").read_text())
+    assert getattr(PUBLISHED, part) == TokenizerConfig.from_options(listing["config"])
 
 
 @torch.no_grad()

@@ -241,7 +241,7 @@ def test_space_is_checked_first(hub, tmp_path, monkeypatch):
     monkeypatch.setattr(
         module.shutil, "disk_usage", lambda _: SimpleNamespace(free=module.SPARE_BYTES + 1000)
     )
-    with pytest.raises(ConfigError, match=r"to be downloaded.*--out"):
+    with pytest.raises(ConfigError, match=r"to be written.*--out"):
         download(SOURCES["model"], tmp_path, token=TOKEN, endpoint=hub.url)
     assert not any("/resolve/" in r[1] for r in hub.requests)
     assert not list(tmp_path.iterdir())

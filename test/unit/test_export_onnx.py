@@ -3,11 +3,13 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,19 +23,19 @@ from safetensors.torch import save_file  # noqa: E402
 
 from export import export_onnx, precision, student_bundle  # noqa: E402
 from export.equality import compare, in_float32, random_inputs, run_chain, worst_error  # noqa: E402
-from export.graphs import save, trace  # noqa: E402
+from export.graphs import Graph, save, trace  # noqa: E402
 from export.published import DenoiserGraph, denoiser_graph, tokenizer_graphs  # noqa: E402
 from lidargen_ros.bundle import load_bundle  # noqa: E402
 from lidargen_ros.errors import ConfigError  # noqa: E402
 from lidargen_ros.generator import LidarGenerator  # noqa: E402
-from lidargen_ros.models.dit_config import DiTConfig  # noqa: E402
-from lidargen_ros.models.dit_denoiser import DiffusionModel  # noqa: E402
+from lidargen_ros.models.checkpoints import config_of, load_diffusion, open_weights  # noqa: E402
 from lidargen_ros.models.latents import LatentStats  # noqa: E402
-from lidargen_ros.models.published_sampling import LatentSizes  # noqa: E402
 from lidargen_ros.models.student import Student, StudentConfig  # noqa: E402
 from lidargen_ros.models.tokenizer_codec import Tokenizer, build_network  # noqa: E402
 from lidargen_ros.models.tokenizer_config import NO, SPACE, TokenizerConfig  # noqa: E402
 from lidargen_ros.sensors import load_sensor  # noqa: E402
+from tools import random_checkpoint  # noqa: E402
+from tools.random_checkpoint import TINY, write_checkpoint  # noqa: E402
 from training.config import dump, load_experiment  # noqa: E402
 from training.student.config import StudentExperiment  # noqa: E402
 from training.student.pieces import write_pieces  # noqa: E402
@@ -141,33 +143,74 @@ def test_a_weight_too_large_for_half_precision_is_named():
 
 def test_the_published_denoiser_is_written_weight_by_weight(tmp_path):
     """bfloat16 as published; the graph is traced without weights, and each is read when it is written."""
-    config = DiTConfig(width=24, heads=2, blocks=2, adaln_width=4, text_width=8)
-    torch.manual_seed(0)
-    model = DiffusionModel(config, rounded_positions=True)
-    for parameter in model.parameters():
-        parameter.data.normal_(std=0.2)
-    model.bfloat16().requires_grad_(False)
-    stored, large = model.state_dict(), []
-
-    def read(name):
-        value = stored[name.removeprefix("model.")]
-        if value.numel() > 1024:
-            large.append(name)
-        return value
-
-    graph = denoiser_graph(config, LatentSizes((4, 6), (6, 4)), "bf16", rounded_positions=True)
-    traced = trace(graph, read)
-    assert large == []
+    stored = write_checkpoint(tmp_path / "tiny", TINY) / "model.safetensors"
+    model, large = load_diffusion(stored), []
     path = tmp_path / "denoiser.onnx"
-    files = save(traced, path, inline_bytes=1000, shard_bytes=20_000)
+    with open_weights(stored) as weights:
+
+        def read(name):
+            value = weights.get(name.removeprefix("model."))
+            if value.numel() > 1024:
+                large.append(name)
+            return value
+
+        graph = denoiser_graph(config_of(weights), TINY.latents, "bf16", rounded_positions=True)
+        traced = trace(graph, read)
+        assert large == []
+        files = save(traced, path, inline_bytes=1000, shard_bytes=20_000)
+        assert len(large) == len(set(large)) > 5  # none is read twice
+        assert save(traced, path, inline_bytes=1000, shard_bytes=20_000) == files  # over the old ones
     assert len(files) > 2
     assert max(f.stat().st_size for f in files if f != path) <= 20_000
-    assert len(large) == len(set(large)) > 5  # none is read twice
-    assert save(traced, path, inline_bytes=1000, shard_bytes=20_000) == files  # over the old ones
+    shapes_follow(path)
     written = onnx.load(path)
     assert precision.graph_precision(written) == "bf16"
     assert precision.graph_precision(in_float32(written)) == "fp32"
     assert compare(path, replace(graph, module=DenoiserGraph(model))) < 1e-2
+
+
+def shapes_follow(path):
+    """The shape of every value follows from inputs and weights, without reading them; the check sees one that does not."""
+    bare = onnx.load(path, load_external_data=False)
+    del bare.graph.value_info[:]
+    copy = path.with_name("copy.onnx")
+    onnx.save(bare, copy)
+    onnx.shape_inference.infer_shapes_path(copy, check_type=True, strict_mode=True)
+    graph = onnx.load(copy, load_external_data=False).graph
+    known = {
+        value.name: all(d.HasField("dim_value") for d in value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.output)
+    }
+    assert all(known[name] for node in graph.node for name in node.output if name)
+    bare.graph.output[0].type.tensor_type.shape.dim[4].dim_value += 1
+    onnx.save(bare, copy)
+    with pytest.raises(onnx.shape_inference.InferenceError, match="differ in dimension 4"):
+        onnx.checker.check_model(copy, full_check=True)
+
+
+def test_a_graph_larger_than_the_disk_is_not_begun(tmp_path, monkeypatch):
+    weight = torch.nn.Linear(32, 32, bias=False)
+    traced = trace(Graph("linear", weight, {"a": torch.ones(1, 32)}, ("b",)))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(ConfigError, match="are to be written"):
+        save(traced, tmp_path / "linear.onnx", inline_bytes=1000)
+    assert not list(tmp_path.iterdir())
+
+
+def test_random_checkpoints_know_what_they_need(tmp_path, monkeypatch, capsys):
+    out = tmp_path / "random"
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=15_000_000_000))
+    assert random_checkpoint.main(["--out", str(out)]) == 1
+    message = capsys.readouterr().err
+    assert f"error: {out}: 15.0 GB are to be written" in message
+    assert message.count("\n") == 1
+    assert not out.exists()
+    assert random_checkpoint.main(["--out", str(out), "--tiny"]) == 0
+    before = (out / "model.safetensors").read_bytes()
+    assert random_checkpoint.main(["--out", str(out), "--tiny"]) == 1
+    assert "not empty; give a new folder" in capsys.readouterr().err
+    again = write_checkpoint(tmp_path / "again", TINY)
+    assert (again / "model.safetensors").read_bytes() == before
 
 
 @pytest.mark.slow
@@ -189,9 +232,7 @@ def test_a_tokenizer_takes_any_number_of_pictures(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("wanted", ["fp32", "bf16"])
 def test_a_published_checkpoint_becomes_a_bundle(tmp_path, wanted):
-    from toy_published import write_checkpoint
-
-    checkpoint, out = write_checkpoint(tmp_path / "model"), tmp_path / "out"
+    checkpoint, out = write_checkpoint(tmp_path / "model", TINY), tmp_path / "out"
     assert export_onnx.main([str(checkpoint), "--out", str(out), "--precision", wanted]) == 0
     loaded = load_bundle(out)
     assert loaded.manifest["family"] == "published"
