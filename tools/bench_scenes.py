@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--height", type=int, default=704)
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--columns", type=int, default=1800)
@@ -80,10 +80,9 @@ def main() -> None:
     args = parser.parse_args()
     begun, device = time.perf_counter(), torch.device(args.device)
     facts = {name: value for name, value in vars(args).items() if name != "out"}
-    result: dict[str, Any] = {
+    result: dict[str, Any] = facts | {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
-        **facts,
     }
 
     def keep(place: dict[str, Any], name: str, value: Any) -> None:

@@ -24,8 +24,10 @@ from .worker import Worker
 log = logging.getLogger(__name__)
 RETRIES = 3
 """How often the processes of a run may be lost before it ends."""
-PER_GPU = 2
-"""Workers that share a GPU: while one waits for the disk at the end of its slice, or for Python's lock, the other feeds it."""
+PER_GPU = 4
+"""Workers that share a GPU, at most: one process decodes and packs less than half of what a GPU makes (docs/synthesis.md)."""
+CORES = 4
+"""Cores of each of them, at least."""
 
 Reports = list[tuple[int, Report]]
 Outcome = Reports | LidargenError
@@ -47,11 +49,18 @@ class Crew(Protocol):
         ...
 
 
+def workers_here(gpus: int, cores: int, published: bool) -> int:
+    """As many workers as this machine can feed: one without a GPU, and one per GPU of the published model, which fills it."""
+    if not gpus or published:
+        return max(1, gpus)
+    return gpus * min(PER_GPU, max(1, cores // (gpus * CORES)))
+
+
 def local_crew(options: Options, workers: int, tell: Callable[[str], None]) -> Crew:
-    """``workers`` on this machine; 0 is two per GPU, one of the published model (which fills it), or one without a GPU."""
-    gpus = visible_gpus()
-    count = workers or max(1, len(gpus) * (1 if options.checkpoint else PER_GPU))
-    threads = options.settings.threads or max(1, (os.cpu_count() or 1) // count)
+    """``workers`` on this machine; 0 is as many as it can feed."""
+    gpus, cores = visible_gpus(), os.cpu_count() or 1
+    count = workers or workers_here(len(gpus), cores, bool(options.checkpoint))
+    threads = options.settings.threads or max(1, cores // count)
     options = replace(options, settings=replace(options.settings, threads=threads))
     return Alone(options, tell) if count == 1 else Processes(options, count, gpus, tell)
 
