@@ -61,7 +61,9 @@ def synthesize(
     slice_s: Annotated[
         float, typer.Option("--slice", help="Seconds of recording time per unit of work.")
     ] = 10.0,
-    workers: Annotated[int, typer.Option(min=0, help="0 is up to four per GPU (published model: one), or one.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="0 is up to four per GPU (published model: one), or one.")
+    ] = 0,
     threads: Annotated[int, typer.Option(min=0, help="Per worker; 0 shares the cores among them.")] = 0,
     engine: Annotated[
         Engine, typer.Option(help="Workers on this machine, or on a Ray cluster.")
