@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from export.precision import graph_precision
+from lidargen_ros.cameras.align import area_weights
 from lidargen_ros.errors import EngineError
 
 if TYPE_CHECKING:  # building engines compares graphs without torch
@@ -25,14 +26,17 @@ Arrays = dict[str, NDArray]
 
 
 def relative_error(found: NDArray, expected: NDArray) -> float:
-    """``|found - expected| / |expected|``; not finite where ``found`` is not."""
+    """``|found - expected| / |expected|``; not finite where ``found`` is not, but for NaN that both have (points of rays
+    without a return)."""
     a, b = (np.asarray(v, np.float64) for v in (found, expected))
+    neither = np.isnan(a) & np.isnan(b)
+    a, b = np.where(neither, 0, a), np.where(neither, 0, b)
     return float(np.linalg.norm(a - b) / max(np.linalg.norm(b), 1e-12))
 
 
 def worst_error(found: Mapping[str, NDArray], expected: Mapping[str, NDArray]) -> float:
-    """Largest relative error over the outputs."""
-    return max(relative_error(found[name], expected[name]) for name in expected)
+    """Largest relative error over the outputs; NaN where one is."""
+    return float(np.max([relative_error(found[name], expected[name]) for name in expected]))
 
 
 def run_graph(model: Path | ModelProto, feeds: Mapping[str, NDArray]) -> Arrays:
@@ -75,7 +79,7 @@ def compare(model: Path | ModelProto, graph: Graph) -> float:
         results = module(*graph.inputs.values())
     expected = dict(zip(graph.outputs, results if isinstance(results, tuple) else (results,), strict=True))
     found = run_graph(model, {name: value.numpy() for name, value in graph.inputs.items()})
-    return max(relative_error(found[name], value.float().numpy()) for name, value in expected.items())
+    return worst_error(found, {name: value.float().numpy() for name, value in expected.items()})
 
 
 def run_chain(models: Sequence[Path | ModelProto], feeds: Mapping[str, NDArray]) -> Arrays:
@@ -87,7 +91,7 @@ def run_chain(models: Sequence[Path | ModelProto], feeds: Mapping[str, NDArray])
 
 
 def random_inputs(models: Sequence[ModelProto], free: Mapping[str, int], seed: int = 0) -> Arrays:
-    """Values for the inputs that no graph of the chain computes: bytes over their whole range, floats in 0..1."""
+    """Values for the inputs that no graph of the chain computes, see ``random_value``."""
     rng = np.random.default_rng(seed)
     computed = {o.name for m in models for o in m.graph.output}
     values: Arrays = {}
@@ -97,9 +101,23 @@ def random_inputs(models: Sequence[ModelProto], free: Mapping[str, int], seed: i
         kind = value.type.tensor_type
         shape = [d.dim_value or free[d.dim_param] for d in kind.shape.dim]
         dtype = helper.tensor_dtype_to_np_dtype(kind.elem_type)
-        random = rng.integers(0, 256, shape) if dtype == np.uint8 else rng.random(shape, np.float32)
-        values[value.name] = random.astype(dtype)
+        values[value.name] = random_value(value.name, shape, dtype, rng)
     return values
+
+
+def random_value(name: str, shape: Sequence[int], dtype: np.dtype, rng: np.random.Generator) -> NDArray:
+    """A value for an input: bytes over their whole range, whole numbers from 0 on, floats in 0..1; weights of pixels are real
+    ones, and limits rise."""
+    if dtype == np.uint8:
+        return rng.integers(0, 256, shape, np.uint8)
+    if np.issubdtype(dtype, np.integer):
+        return np.arange(np.prod(shape), dtype=dtype).reshape(shape)
+    if name in ("row_weights", "column_weights"):
+        return area_weights(shape[1], shape[0])
+    random = rng.random(shape, np.float32)
+    if name == "limits":
+        random.sort()
+    return random.astype(dtype)
 
 
 def in_float32(model: ModelProto) -> ModelProto:

@@ -12,9 +12,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from export.device_graphs import export_device_graphs
 from export.equality import compare
 from export.graphs import Graph, proto, trace
 from export.precision import to_half
+from lidargen_ros.models.frame_graphs import SampleGraph
 from lidargen_ros.models.student import Condition, Student
 from lidargen_ros.models.student_graphs import (
     DecoderGraph,
@@ -25,6 +27,9 @@ from lidargen_ros.models.student_graphs import (
 )
 from lidargen_ros.models.student_weights import HALF_WEIGHTS_ABOVE, folded
 from lidargen_ros.sensors import Sensor
+
+SAMPLED_STEPS = 4
+SAMPLER = f"sample{SAMPLED_STEPS}"
 
 
 def round_weights(module: nn.Module) -> None:
@@ -68,11 +73,13 @@ def random_frame(student: Student, sensor: Sensor, tile: tuple[int, int], views:
         "previous": torch.randn(2, rows, columns, generator=generator).clamp(-1, 1),
         "x": torch.randn(1, 2, rows, columns, generator=generator),
         "t": torch.tensor([0.7]),
+        "noise": torch.randn(1, 4, rows, columns, generator=generator),
     }
 
 
 def student_graphs(student: Student, sensor: Sensor, frame: dict[str, Tensor]) -> list[Graph]:
-    """The three graphs of a folded student, with ``frame`` and what follows from it as their inputs.
+    """The graphs of a folded student, with ``frame`` and what follows from it as their inputs: three, and ``sample4`` last for
+    networks that say their spread.
 
     The rows of the atlas (the number of cameras) stay free; everything else is fixed, as engines like it.
     """
@@ -83,11 +90,17 @@ def student_graphs(student: Student, sensor: Sensor, frame: dict[str, Tensor]) -
         condition = encoder(*first.values())
         second = {"x": frame["x"], "t": frame["t"], **condition._asdict()}
         code, logit = denoiser(*second.values())[:2]
-    return [
+    outputs = denoiser_outputs(student.config)
+    graphs = [
         Graph("encoder", encoder, first, Condition._fields, {"atlas": {0: "atlas_height"}}),
-        Graph("denoiser", denoiser, second, denoiser_outputs(student.config)),
+        Graph("denoiser", denoiser, second, outputs),
         Graph("decoder", decoder, {"code": code, "logit": logit}, ("range_m", "probability")),
     ]
+    if student.config.spread:
+        noise = {"noise": frame["noise"], **condition._asdict()}
+        sampler = SampleGraph(denoiser, SAMPLED_STEPS)
+        graphs.append(Graph(SAMPLER, sampler, noise, outputs[:3]))
+    return graphs
 
 
 def export_graphs(
@@ -101,7 +114,8 @@ def export_graphs(
     precision: str = "fp32",
     real: dict[str, NDArray] | None = None,
 ) -> dict[str, dict[str, float]]:
-    """Writes ``encoder.onnx``, ``denoiser.onnx``, ``decoder.onnx``.
+    """Writes ``encoder.onnx``, ``denoiser.onnx``, ``decoder.onnx``, what ``export_device_graphs`` writes, and ``sample4.onnx``
+    for networks that say their spread, in fp32: in half precision it would hold all weights of the denoiser once more.
 
     Args:
         half: store large weights as float16.
@@ -109,7 +123,8 @@ def export_graphs(
         real: inputs of a real frame, named as those of ``random_frame``; one-step estimate where x and t are not given.
 
     Returns:
-        Relative L2 error of each graph in ONNX Runtime against torch in float32: ``{"encoder": {"random": 1e-7}}``.
+        Relative L2 error of each graph in ONNX Runtime against torch in float32: ``{"encoder": {"random": 1e-7}}``. None for
+        ``sample4``, whose network is that of ``denoiser``: the last bit of a logit may turn a return into none.
     """
     student = folded(student)
     if half:
@@ -118,12 +133,16 @@ def export_graphs(
     graphs = student_graphs(student, sensor, frame)
     samples = {"random": graphs}
     if real is not None:
-        best = {name: torch.zeros_like(frame[name]) for name in ("previous", "x")} | {"t": torch.ones(1)}
+        best = {name: torch.zeros_like(frame[name]) for name in ("previous", "x", "noise")} | {
+            "t": torch.ones(1)
+        }
         samples["real"] = student_graphs(
             student, sensor, best | {k: torch.from_numpy(v) for k, v in real.items()}
         )
     errors = {}
     for i, graph in enumerate(graphs):
+        if graph.name == SAMPLER and precision != "fp32":
+            continue
         model = proto(trace(graph))
         # Runtimes infer them anew; those of the exporter would contradict weights whose type changes.
         del model.graph.value_info[:]
@@ -133,5 +152,6 @@ def export_graphs(
             model = half_weights(model)
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, folder / f"{graph.name}.onnx")
-        errors[graph.name] = {kind: compare(model, sample[i]) for kind, sample in samples.items()}
-    return errors
+        if graph.name != SAMPLER:
+            errors[graph.name] = {kind: compare(model, sample[i]) for kind, sample in samples.items()}
+    return errors | export_device_graphs(folder, sensor.shape, tile, student.config.ray_features)

@@ -7,15 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from export.equality import TOLERANCE
 from export.real_inputs import student_inputs
 from export.shared_weights import share_weights
-from export.student import export_graphs
+from export.student import SAMPLER, export_graphs
 from lidargen_ros.bundle import write_manifest
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.engines.select import WEIGHTS
 from lidargen_ros.errors import CheckpointError, ConfigError
-from lidargen_ros.frame_pipeline import GRAPHS
 from lidargen_ros.models.student_weights import folded, write_student
 from lidargen_ros.sensors import load_sensor
 from training.config import build, read_yaml
@@ -61,16 +62,18 @@ def export_student(run: Path, out: Path, *, name: str, version: str, precision: 
         student, out, sensor, data.tile, views=len(rig), precision=precision,
         real=student_inputs(sensor, data.tile, data.hypotheses, data.lidar_height_m),
     )  # fmt: skip
-    worst = max(error for kinds in errors.values() for error in kinds.values())
+    worst = float(np.max([error for kinds in errors.values() for error in kinds.values()]))
     if not worst <= TOLERANCE[precision]:
         raise ConfigError(
             f"the graphs of {run} in {precision} differ from torch by {worst:.2g}, more than {TOLERANCE[precision]}; "
             "export in fp32, and report it if they still do"
         )
+    sampler = [SAMPLER] if student.config.spread and precision == "fp32" else []
+    graphs = [f"{graph}.onnx" for graph in (*errors, *sampler)]
     write_student(folded(student), out / WEIGHTS)
     (out / WEIGHTS).chmod(0o644)  # safetensors makes files that nobody else can read
     if precision == "fp32":  # else the graphs hold other numbers than the file
-        share_weights([out / f"{graph}.onnx" for graph in GRAPHS], out / WEIGHTS)
+        share_weights([out / name for name in graphs], out / WEIGHTS)
     (out / "metrics.json").write_text(json.dumps({**result, "export_error": errors}, indent=1) + "\n")
     origin = CLIPS if data.clips else SYNTHETIC
     rows, columns = sensor.shape
@@ -94,5 +97,5 @@ def export_student(run: Path, out: Path, *, name: str, version: str, precision: 
         },
         "sampler": {"steps": 1, "return_threshold": 0.5},
     }
-    write_manifest(out, manifest, [*(f"{g}.onnx" for g in GRAPHS), WEIGHTS, "README.md", "metrics.json"])
+    write_manifest(out, manifest, [*graphs, WEIGHTS, "README.md", "metrics.json"])
     return errors

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .bundle import Bundle
 from .engines.base import Engine
 from .engines.build_record import cache_folder
 from .engines.onnxruntime_engine import OnnxRuntimeEngine
 from .engines.select import RUNTIMES, TORCH, WEIGHTS, built_engines, choose_engine
-from .frame_pipeline import GRAPHS
+from .frame_pipeline import DEVICE_GRAPHS, GRAPHS
 
 
 def open_engine(bundle: Bundle, wanted: str = "auto", *, threads: int | None = None) -> Engine:
@@ -27,11 +29,15 @@ def open_engine(bundle: Bundle, wanted: str = "auto", *, threads: int | None = N
         from .engines.trt_api import load_tensorrt
 
         folder, record = built_engines(name, bundle)
-        engines = {graph: folder / f"{graph}.engine" for graph in GRAPHS}
+        engines = {Path(name).stem: folder / name for name in record.engines}
         return TensorRTEngine(engines, load_tensorrt(name), precision=record.precision)
     if name in TORCH:
         return open_torch(bundle, name, threads)
-    graphs = {graph: bundle.file(f"{graph}.onnx") for graph in GRAPHS}
+    # OpenCV on the host is quicker than these graphs on its processor.
+    more = () if name == "onnxruntime-cpu" else DEVICE_GRAPHS
+    graphs = {graph: bundle.file(f"{graph}.onnx") for graph in GRAPHS} | {
+        graph: bundle.file(f"{graph}.onnx") for graph in more if f"{graph}.onnx" in bundle.manifest["files"]
+    }
     precision = str(bundle.manifest.get("precision", "fp32")).partition(" ")[0]
     return OnnxRuntimeEngine(graphs, name=name, precision=precision, threads=threads)
 

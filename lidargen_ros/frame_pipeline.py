@@ -2,8 +2,9 @@
 """One frame on one engine: pictures aligned to rays, sampled and decoded, in as few transfers as the engine allows.
 
 Every engine has the graphs ``encoder``, ``denoiser`` and ``decoder``. One with ``pixels`` also shrinks the pictures
-itself, one with ``carry`` moves the sweep before, one with ``points`` makes the points, and one with ``sample4`` draws in 4
-steps without asking the host: such an engine gets pixels and gives points, with one upload and one download.
+itself, one with ``yuv422``, ``nv12`` or ``bayer`` takes them as the camera sent them, one with ``carry`` moves the sweep
+before, one with ``points`` makes the points, and one with ``sample4`` draws in 4 steps without asking the host: such an
+engine gets pixels and gives points, with one upload and one download.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .cameras.align import Alignment, area_weights, atlas, check_image
+from .cameras.encodings import ENCODINGS, Picture, RawPicture
 from .engines.base import Engine
 from .sensors import Sensor
 from .student_sampling import draw, noise_of
 
 GRAPHS = ("encoder", "denoiser", "decoder")
+DEVICE_GRAPHS = ("yuv422", "nv12", "bayer", "pixels", "sample4", "points")
+"""Those beside them that a bundle may hold: with them an engine on a GPU needs the host for nothing."""
 
 
 class Maps(NamedTuple):
@@ -80,6 +84,22 @@ def with_cloud(points: Points, aligned: Alignment) -> Points:
     return points._replace(cloud=np.stack([*places, points.reflected], -1))
 
 
+def raw_encodings(engine: Engine) -> frozenset[str]:
+    """Encodings of ``RawPicture`` that an engine has the graphs for."""
+    if "pixels" not in engine.graphs:
+        return frozenset({"rgb8"})
+    return frozenset(name for name, encoding in ENCODINGS.items() if encoding.graph in engine.graphs)
+
+
+def checked(index: int, picture: Picture) -> RawPicture:
+    """A picture with its encoding. Raises InputError where it is none."""
+    if not isinstance(picture, RawPicture):
+        check_image(index, picture)
+        return RawPicture(picture, "rgb8")
+    picture.check(f"image {index}")
+    return picture
+
+
 class FramePipeline:
     """Drives an engine; may be shared by generators and threads, one frame at a time.
 
@@ -90,6 +110,8 @@ class FramePipeline:
 
     def __init__(self, engine: Engine, tile: tuple[int, int], shape: tuple[int, int]) -> None:
         self.engine = engine
+        self.raw_encodings = raw_encodings(engine)
+        """Encodings of ``RawPicture`` that the engine converts; the host converts the others."""
         self._tile, self._shape = tile, shape
         self._lock = threading.Lock()
         # What the engine holds already and need not be sent again.
@@ -99,10 +121,11 @@ class FramePipeline:
         self._best = False
         self._alone = False
         self._image_size: tuple[int, int] | None = None
+        self._orders: dict[str, tuple[int, ...]] = {}
 
     def maps(
         self,
-        images: Sequence[NDArray | None],
+        images: Sequence[Picture | None],
         aligned: Alignment,
         *,
         steps: int,
@@ -112,7 +135,7 @@ class FramePipeline:
         """The maps of one set of pictures, at least one of which is not None; ``before`` is for networks that read it.
 
         Raises:
-            InputError: a picture is not uint8 ``[H, W, 3]``.
+            InputError: a picture is neither uint8 ``[H, W, 3]`` nor what its encoding says.
         """
         with self._lock:
             self._compute(images, aligned, steps, seed, before, (), Maps._fields)
@@ -121,7 +144,7 @@ class FramePipeline:
 
     def points(
         self,
-        images: Sequence[NDArray | None],
+        images: Sequence[Picture | None],
         aligned: Alignment,
         limits: Limits,
         *,
@@ -142,7 +165,7 @@ class FramePipeline:
             self._compute(images, aligned, steps, seed, before, ("points",), names)
             return Points(**self.engine.read(names))
 
-    def stages(self, images: Sequence[NDArray | None], aligned: Alignment) -> dict[str, float]:
+    def stages(self, images: Sequence[Picture | None], aligned: Alignment) -> dict[str, float]:
         """Seconds of each stage of one frame (best estimate), each begun when the one before has ended."""
         times: dict[str, float] = {}
 
@@ -166,7 +189,7 @@ class FramePipeline:
 
     def _compute(
         self,
-        images: Sequence[NDArray | None],
+        images: Sequence[Picture | None],
         aligned: Alignment,
         steps: int,
         seed: int,
@@ -199,13 +222,23 @@ class FramePipeline:
             self.engine.write({"mask": aligned.without(missing) if missing else aligned.mask})
         self._aligned = (aligned, missing)
 
-    def _see(self, images: Sequence[NDArray | None]) -> tuple[str, ...]:
+    def _see(self, images: Sequence[Picture | None]) -> tuple[str, ...]:
         """Sends the pictures; returns the graphs that must run before the encoder."""
-        sizes = {check_image(i, image) for i, image in enumerate(images) if image is not None}
-        height, width = size = min(sizes)
-        same = len(sizes) == 1 and height >= self._tile[0] and width >= self._tile[1]
+        pictures = [None if image is None else checked(i, image) for i, image in enumerate(images)]
+        if not self._takes([picture for picture in pictures if picture is not None]):
+            pictures = [
+                None if picture is None else RawPicture(picture.rgb(), "rgb8") for picture in pictures
+            ]
+        there = [picture for picture in pictures if picture is not None]
+        height, width = size = there[0].size
+        same = (
+            all(picture.size == size for picture in there)
+            and height >= self._tile[0]
+            and width >= self._tile[1]
+        )
         if "pixels" not in self.engine.graphs or not same:
-            self.engine.write({"atlas": atlas(images, self._tile)})
+            rgb = [None if picture is None else picture.rgb() for picture in pictures]
+            self.engine.write({"atlas": atlas(rgb, self._tile)})
             return ()
         if size != self._image_size:
             self.engine.write(
@@ -215,10 +248,27 @@ class FramePipeline:
                 }
             )
             self._image_size = size
-        self.engine.write(
-            {"images": [np.zeros((height, width, 3), np.uint8) if i is None else i for i in images]}
-        )
-        return ("pixels",)
+        blank = np.zeros_like(there[0].cells())
+        cells = [blank if picture is None else picture.cells() for picture in pictures]
+        encoding = ENCODINGS[there[0].encoding]
+        if encoding.graph == "pixels":
+            self._say_order("images", encoding.order)
+            self.engine.write({"images": cells})
+            return ("pixels",)
+        self._say_order("images", ENCODINGS["rgb8"].order)
+        self._say_order(encoding.graph, encoding.order)
+        self.engine.write({encoding.graph: cells})
+        return (encoding.graph, "pixels")
+
+    def _takes(self, pictures: Sequence[RawPicture]) -> bool:
+        """Whether the engine converts these: all of one encoding that it knows, in whole cells."""
+        encoding = pictures[0].encoding
+        return encoding in self.raw_encodings and all(p.encoding == encoding and p.whole for p in pictures)
+
+    def _say_order(self, tensor: str, order: tuple[int, ...]) -> None:
+        if self._orders.get(tensor) != order:
+            self.engine.write({f"{tensor}_order": np.array(order, np.int64)})
+            self._orders[tensor] = order
 
     @property
     def reads_previous(self) -> bool:

@@ -18,6 +18,7 @@ from . import __version__
 from .bundle import Bundle, load_bundle
 from .bundle_engines import open_engine
 from .cameras.align import Alignment, align
+from .cameras.encodings import Picture
 from .cameras.rig import Rig
 from .errors import BundleError, ConfigError, InputError
 from .frame_pipeline import Before, FramePipeline, Limits, Maps, Points
@@ -123,7 +124,7 @@ class LidarGenerator:
 
     def __call__(
         self,
-        images: Sequence[NDArray | None],
+        images: Sequence[Picture | None],
         rig: Rig | None = None,
         *,
         stamp_ns: int = 0,
@@ -135,7 +136,8 @@ class LidarGenerator:
         """One sweep.
 
         Args:
-            images: RGB uint8 ``[height, width, 3]`` in the order of ``rig.views``, any size; None where a camera is missing.
+            images: RGB uint8 ``[height, width, 3]`` or ``RawPicture`` in the order of ``rig.views``, any size; None where a
+                camera is missing. What stands in ``raw_encodings`` is converted where the engine computes.
             rig: calibration; None keeps the one in use.
             stamp_ns: stamp of the sweep, nanoseconds.
             steps: 1 gives the best estimate, more draw a sample with ``seed``; None takes the bundle's default.
@@ -158,7 +160,7 @@ class LidarGenerator:
 
     def cloud(
         self,
-        images: Sequence[NDArray | None],
+        images: Sequence[Picture | None],
         rig: Rig | None = None,
         *,
         steps: int | None = None,
@@ -176,7 +178,7 @@ class LidarGenerator:
 
     def _points(
         self,
-        images: Sequence[NDArray | None],
+        images: Sequence[Picture | None],
         rig: Rig | None,
         steps: int | None,
         seed: int,
@@ -192,6 +194,11 @@ class LidarGenerator:
             before=before,
             cloud=cloud,
         )
+
+    @property
+    def raw_encodings(self) -> frozenset[str]:
+        """Encodings of ``RawPicture`` that the engine converts; the host converts the others."""
+        return self._pipeline.raw_encodings
 
     @property
     def draws(self) -> bool:
@@ -221,7 +228,7 @@ class LidarGenerator:
 
     def maps(
         self,
-        images: Sequence[NDArray | None],
+        images: Sequence[Picture | None],
         rig: Rig | None = None,
         *,
         steps: int | None = None,
@@ -235,13 +242,13 @@ class LidarGenerator:
             *self._checked(images, rig), steps=self.check_steps(steps), seed=seed, before=before
         )
 
-    def stages(self, images: Sequence[NDArray | None], rig: Rig | None = None) -> dict[str, float]:
+    def stages(self, images: Sequence[Picture | None], rig: Rig | None = None) -> dict[str, float]:
         """Seconds of each stage up to the maps, for benchmarks."""
         return self._pipeline.stages(*self._checked(images, rig))
 
     def _checked(
-        self, images: Sequence[NDArray | None], rig: Rig | None
-    ) -> tuple[Sequence[NDArray | None], Alignment]:
+        self, images: Sequence[Picture | None], rig: Rig | None
+    ) -> tuple[Sequence[Picture | None], Alignment]:
         rig = self.rig if rig is None else rig
         if len(images) != len(rig.views):
             names = ", ".join(v.name for v in rig.views)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from export.device_graphs import export_device_graphs
 from lidargen_ros.bundle import SHIPPED, write_manifest
 from lidargen_ros.cameras.align import RAY_FEATURES
 from lidargen_ros.cameras.rig import load_rig
@@ -132,7 +136,8 @@ def main() -> None:
         "preprocessing": {"tile": list(TILE), "hypotheses": [1000.0], "lidar_height_m": 1.9},
         "sampler": {"steps": 1, "return_threshold": 0.5},
     }
-    files = ["encoder.onnx", "denoiser.onnx", "decoder.onnx", "README.md", "metrics.json"]
+    device = [f"{name}.onnx" for name in export_device_graphs(out, sensor.shape, TILE)]
+    files = ["encoder.onnx", "denoiser.onnx", "decoder.onnx", *device, "README.md", "metrics.json"]
     write_manifest(out, manifest, files)
     print(f"{out}: {sum(f.stat().st_size for f in out.iterdir()) / 1e3:.0f} kB")
 

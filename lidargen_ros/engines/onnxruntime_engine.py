@@ -117,8 +117,9 @@ class OnnxRuntimeEngine:
 
     def read(self, names: Sequence[str]) -> dict[str, NDArray]:
         check_present(self.name, names, self._tensors)
-        # On the CPU numpy() is a view of a tensor that the next run overwrites.
-        return {name: self._tensors[name].numpy().copy() for name in names}
+        found = {name: self._tensors[name].numpy() for name in names}
+        # On the CPU it is a view of a tensor that the next run overwrites.
+        return {name: array.copy() for name, array in found.items()} if self._device == "cpu" else found
 
     def wait(self) -> None:
         """Nothing to wait for: a run ends when it returns."""

@@ -2,7 +2,8 @@
 """TensorRT and TensorRT-RTX: built engines on one stream, the whole frame one CUDA graph.
 
 All memory is taken at the first frame and kept: every tensor has one place on the device, shared by the graph that
-computes it and those that read it, and one in pinned memory of the host if it is written or read.
+computes it and those that read it, and one in pinned memory of the host if it is written or read. What graphs need between
+is taken for the sizes of the frame, not for the largest that they were built for: twelve pictures of 8K would be gigabytes.
 """
 
 from __future__ import annotations
@@ -42,7 +43,10 @@ class TensorRTEngine:
         self._api = api
         self._cuda = Cuda() if cuda is None else cuda
         self._engines = {name: api.load(path) for name, path in graphs.items()}
-        self._contexts = {name: engine.create_execution_context() for name, engine in self._engines.items()}
+        own_memory = api.module.ExecutionContextAllocationStrategy.USER_MANAGED
+        self._contexts = {
+            name: engine.create_execution_context(own_memory) for name, engine in self._engines.items()
+        }
         if without := [name for name, context in self._contexts.items() if context is None]:
             raise EngineError(f"{self.name}: no memory to run {', '.join(without)}: {api.errors()}")
         self.graphs = {name: self._signature(engine) for name, engine in self._engines.items()}
@@ -51,7 +55,7 @@ class TensorRTEngine:
             key: np.dtype(dtype)
             for signature in self.graphs.values()
             for key, (dtype, _) in (signature.inputs | signature.outputs).items()
-        }
+        } | {workspace(name): np.dtype(np.uint8) for name in graphs}
         self._device: dict[str, int] = {}
         self._host: dict[str, NDArray] = {}
         self._uploading: set[str] = set()
@@ -93,7 +97,10 @@ class TensorRTEngine:
             if key in self._uploading:  # written twice without a read between: the first is still on its way
                 self._cuda.wait()
                 self._uploading.clear()
-            pinned[...] = value
+            if isinstance(value, np.ndarray):
+                np.copyto(pinned, value)
+            else:
+                np.stack(value, out=pinned)
             self._cuda.upload(pinned, self._device[key])
             self._uploading.add(key)
 
@@ -121,6 +128,9 @@ class TensorRTEngine:
             self._place(key, tuple(context.get_tensor_shape(key)))
         for key in (*signature.inputs, *signature.outputs):
             context.set_tensor_address(key, self._device[key])
+        needed = context.update_device_memory_size_for_shapes()
+        self._place(workspace(graph), (needed,))
+        context.set_device_memory(self._device[workspace(graph)], needed)
 
     def _enqueue(self, graph: str) -> None:
         if not self._contexts[graph].execute_async_v3(self._cuda.stream):
@@ -158,3 +168,8 @@ class TensorRTEngine:
         for key in [*self._device]:
             self._cuda.free(self._device.pop(key))
         self._cuda.close()
+
+
+def workspace(graph: str) -> str:
+    """Name under which the memory that a graph needs for itself has its place."""
+    return f"{graph}: workspace"

@@ -124,15 +124,15 @@ class TorchEngine:
 
     def _write(self, key: str, value: Written) -> None:
         parts = [value] if isinstance(value, np.ndarray) else list(value)
-        sources = [torch.from_numpy(np.ascontiguousarray(part)) for part in parts]
-        shape = sources[0].shape if isinstance(value, np.ndarray) else (len(parts), *sources[0].shape)
+        shape = np.shape(value) if isinstance(value, np.ndarray) else (len(parts), *parts[0].shape)
         known = self._tensors.get(key)
         if known is None or known.shape != shape or not known.is_contiguous():  # the latter by a graph
-            known = self._tensors[key] = torch.empty(shape, dtype=sources[0].dtype, device=self.device)
+            dtype = torch.from_numpy(np.empty(0, parts[0].dtype)).dtype
+            known = self._tensors[key] = torch.empty(shape, dtype=dtype, device=self.device)
         target = known if self._stream is None else self._staging_of(key, known)
         # Copied by numpy: torch would copy with a thread per core, and OpenMP's threads spin for milliseconds afterwards.
-        for slot, source in zip(target.view(len(parts), *sources[0].shape), sources, strict=True):
-            np.copyto(slot.numpy(), source.numpy())
+        for slot, part in zip(target.view(len(parts), *parts[0].shape), parts, strict=True):
+            np.copyto(slot.numpy(), part)
         if self._stream is not None:
             with torch.cuda.stream(self._stream):
                 known.copy_(target, non_blocking=True)

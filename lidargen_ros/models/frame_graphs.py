@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A student as the graphs of one frame on a torch device: from the pixels of the cameras to points, nothing on the host.
 
-Beside the three exported graphs there are ``pixels`` (shrinks the pictures into the atlas), ``carry`` (moves the sweep
-before to where the vehicle is now, for networks that read it), ``sample2`` ... (several steps without a word to the host)
-and ``points`` (thresholds, and the points themselves).
+Beside the three graphs of the network there are ``yuv422``, ``nv12`` and ``bayer`` (raw bytes to RGB), ``pixels`` (shrinks
+the pictures into the atlas), ``carry`` (moves the sweep before to where the vehicle is now, for networks that read it),
+``sample2`` ... (several steps without a word to the host) and ``points`` (thresholds, and the points themselves). All but
+``carry`` and most of the ``sample`` ones are exported as well (``export.student``).
 """
 
 from __future__ import annotations
@@ -18,30 +19,12 @@ from ..engines.torch_engine import TorchGraph
 from ..sensors import Sensor
 from ..student_sampling import draw
 from .carry import CarryGraph
+from .picture_graphs import BayerGraph, Nv12Graph, PixelsGraph, Yuv422Graph
 from .student import FINE, PATCH, Condition, Student
 from .student_graphs import DecoderGraph, DenoiserGraph, EncoderGraph, denoiser_outputs, encoder_inputs
 
 PRECISIONS = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SAMPLED_STEPS = range(2, 9)
-
-
-class PixelsGraph(nn.Module):
-    """``(images [V, H, W, 3] uint8, row_weights [h, H], column_weights [w, W]) -> atlas [V h, w, 3] uint8``.
-
-    Two matrix products; equal to OpenCV's INTER_AREA within one grey level (``cameras.align.area_weights``).
-    """
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        super().__init__()
-        # Sums of bytes: half precision keeps them to a quarter of a level, bfloat16 would not.
-        self.dtype = torch.float16 if dtype == torch.bfloat16 else dtype
-
-    def forward(self, images: Tensor, row_weights: Tensor, column_weights: Tensor) -> Tensor:
-        views, height, width, channels = images.shape
-        rows = row_weights.to(self.dtype) @ images.to(self.dtype).reshape(views, height, width * channels)
-        planes = rows.reshape(-1, width, channels).transpose(1, 2)
-        atlas = (planes @ column_weights.to(self.dtype).T).transpose(1, 2)
-        return atlas.round().clamp(0, 255).to(torch.uint8)
 
 
 class SampleGraph(nn.Module):
@@ -119,11 +102,7 @@ def frame_graphs(
         "encoder": graph(encoder, encoder_inputs(student.config), condition),
         "denoiser": graph(denoiser, ("x", "t", *condition), estimate),
         "decoder": graph(decoder, ("code", "logit"), ("range_m", "probability")),
-        "points": graph(
-            PointsGraph(),
-            ("range_m", "probability", "intensity", "rays", "limits"),
-            ("range_map", "reflected", "cloud"),
-        ),
+        "points": points_graph(sensor.shape, student.config.ray_features),
     }
     if student.config.previous:
         carrying = CarryGraph(sensor.min_range_m, sensor.max_range_m)
@@ -133,13 +112,60 @@ def frame_graphs(
             graphs[f"sample{steps}"] = graph(
                 SampleGraph(denoiser, steps), ("noise", *condition), estimate[:3]
             )
-    if pixels:
-        graphs["pixels"] = graph(PixelsGraph(dtype), ("images", "row_weights", "column_weights"), ("atlas",))
-    return graphs
+    return graphs | picture_graphs(dtype) if pixels else graphs
+
+
+def picture_graphs(
+    dtype: torch.dtype = torch.float32, tile: tuple[int | str, int | str] = ("tile_height", "tile_width")
+) -> dict[str, TorchGraph]:
+    """From raw pictures to the atlas.
+
+    Args:
+        dtype: of the products that shrink pictures.
+        tile: (height, width) of a view in the atlas; names leave it free.
+    """
+    images: Spec = ("uint8", ("views", "height", "width", 3))
+
+    def raw(name: str, shape: tuple[int | str, ...], order: int) -> Signature:
+        return Signature({name: ("uint8", shape), f"{name}_order": ("int64", (order,))}, {"images": images})
+
+    pixels = Signature(
+        {
+            "images": ("uint8", ("views", "height", "width", "channels")),
+            "images_order": ("int64", (3,)),
+            "row_weights": ("float32", (tile[0], "height")),
+            "column_weights": ("float32", (tile[1], "width")),
+        },
+        {"atlas": ("uint8", ("atlas_height", tile[1], 3))},
+    )
+    yuv422 = raw("yuv422", ("views", "height", "half_width", 4), 4)
+    nv12 = raw("nv12", ("views", 3, "half_height", "half_width", 2), 2)
+    bayer = raw("bayer", ("views", "half_height", 2, "half_width", 2), 4)
+    return {
+        "yuv422": TorchGraph(Yuv422Graph(), yuv422),
+        "nv12": TorchGraph(Nv12Graph(), nv12),
+        "bayer": TorchGraph(BayerGraph(), bayer),
+        "pixels": TorchGraph(PixelsGraph(dtype), pixels),
+    }
+
+
+def points_graph(shape: tuple[int, int], ray_features: int) -> TorchGraph:
+    """The last graph of a frame; ``shape``: (rows, columns)."""
+    inputs: dict[str, Spec] = {
+        **dict.fromkeys(("range_m", "probability"), ("float32", shape)),
+        "intensity": ("float32", (1, *shape)),
+        "rays": ("float32", (ray_features, *shape)),
+        "limits": ("float32", (3,)),
+    }
+    outputs: dict[str, Spec] = {
+        **dict.fromkeys(("range_map", "reflected"), ("float32", shape)),
+        "cloud": ("float32", (*shape, 4)),
+    }
+    return TorchGraph(PointsGraph(), Signature(inputs, outputs))
 
 
 def tensor_specs(student: Student, sensor: Sensor, precision: str) -> dict[str, Spec]:
-    """Type and shape of every tensor of a frame."""
+    """Type and shape of every tensor that goes into or out of the network."""
     (rows, columns), c = sensor.shape, student.config
     half = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[precision]
     patch_rows, patch_columns = rows // PATCH[0], columns // PATCH[1]
@@ -147,18 +173,14 @@ def tensor_specs(student: Student, sensor: Sensor, precision: str) -> dict[str, 
         "grid": (c.hypotheses, rows, columns, 2),
         "mask": (c.hypotheses, rows, columns),
         "rays": (c.ray_features, rows, columns),
-        "row_weights": ("tile_height", "height"),
-        "column_weights": ("tile_width", "width"),
         "x": (1, 2, rows, columns),
         "noise": (1, 4, rows, columns),
         "t": (1,),
-        "limits": (3,),
         "before": (rows, columns),
         "motion": (4, 4),
         "previous": (2, rows, columns),
         **dict.fromkeys(("code", "logit", "intensity", "spread"), (1, rows, columns)),
-        **dict.fromkeys(("range_m", "probability", "range_map", "reflected"), (rows, columns)),
-        "cloud": (rows, columns, 4),
+        **dict.fromkeys(("range_m", "probability"), (rows, columns)),
     }
     features: dict[str, tuple[int | str, ...]] = {
         "full": (1, c.full, rows, columns),
@@ -168,7 +190,6 @@ def tensor_specs(student: Student, sensor: Sensor, precision: str) -> dict[str, 
         "coarse": (1, c.coarse, patch_rows // 4, patch_columns // 4),
     }
     return {
-        "images": ("uint8", ("views", "height", "width", 3)),
         "atlas": ("uint8", ("atlas_height", "tile_width", 3)),
         **{name: ("float32", shape) for name, shape in f32.items()},
         **{name: (half, shape) for name, shape in features.items()},

@@ -18,6 +18,7 @@ class FakeCuda:
         self.refuses_recording = refuses_recording
         self.memory, self._addresses = {}, itertools.count(4096, 4096)
         self.allocated = self.pinned_arrays = self.waits = self.replays = 0
+        self.uploads, self.downloads = [], []  # bytes of each
         self.recording = None
 
     def allocate(self, size):
@@ -37,9 +38,11 @@ class FakeCuda:
         self.pinned_arrays -= 1
 
     def upload(self, source, target):
+        self.uploads.append(source.nbytes)
         self.memory[target][:] = source.reshape(-1).view(np.uint8)
 
     def download(self, source, target):
+        self.downloads.append(target.nbytes)
         target.reshape(-1).view(np.uint8)[:] = self.memory[source][: target.nbytes]
 
     def wait(self):
@@ -66,10 +69,10 @@ class FakeCuda:
 class FakeContext:
     def __init__(self, engine, cuda):
         self.engine, self.cuda = engine, cuda
-        self.shapes, self.addresses = {}, {}
+        self.shapes, self.addresses, self.workspace = {}, {}, None
 
     def set_input_shape(self, name, shape):
-        if shape[0] > 8:  # outside the profile that the engine was built for
+        if shape[0] > self.engine.largest:  # outside the profile that the engine was built for
             return False
         self.shapes[name] = shape
         return True
@@ -80,8 +83,17 @@ class FakeContext:
     def set_tensor_address(self, name, address):
         self.addresses[name] = address
 
+    def update_device_memory_size_for_shapes(self):
+        assert all(name in self.shapes for name, shape in self.engine.inputs.items() if -1 in shape)
+        return 256
+
+    def set_device_memory(self, address, size):
+        assert len(self.cuda.memory[address]) >= size
+        self.workspace = address
+
     def execute_async_v3(self, stream):
         assert stream == self.cuda.stream
+        assert self.workspace in self.cuda.memory
         addresses, shapes = dict(self.addresses), {n: self.get_tensor_shape(n) for n in self.addresses}
 
         def work():
@@ -101,9 +113,10 @@ class FakeContext:
 
 
 class FakeEngine:
-    """``inputs`` and ``outputs``: name -> shape, -1 free; free outputs take the first free size of the inputs."""
+    """``inputs`` and ``outputs``: name -> shape, -1 free; ``largest``: first size of an input that it was built for."""
 
-    def __init__(self, function, inputs, outputs, cuda, dtypes=None):
+    def __init__(self, function, inputs, outputs, cuda, dtypes=None, largest=8):
+        self.largest = largest
         self.function, self.inputs, self.outputs, self.cuda = function, inputs, outputs, cuda
         self.names, self.dtypes = [*inputs, *outputs], dtypes or {}
         self.num_io_tensors = len(self.names)
@@ -115,7 +128,7 @@ class FakeEngine:
         return "input" if name in self.inputs else "output"
 
     def get_tensor_dtype(self, name):
-        return SimpleNamespace(name={"float32": "FLOAT", "uint8": "UINT8"}[self.dtype(name)])
+        return SimpleNamespace(name={"float32": "FLOAT"}.get(self.dtype(name), self.dtype(name).upper()))
 
     def dtype(self, name):
         return self.dtypes.get(name, "float32")
@@ -124,12 +137,18 @@ class FakeEngine:
         return (self.inputs | self.outputs)[name]
 
     def shape_of(self, name, set_shapes):
-        if name in set_shapes:
-            return set_shapes[name]
-        free = next((shape[0] for shape in set_shapes.values()), -1)
-        return tuple(free if n < 0 else n for n in self.get_tensor_shape(name))
+        shape = set_shapes.get(name, self.get_tensor_shape(name))
+        if (
+            -1 in shape
+            and name in self.outputs
+            and all(-1 not in {**self.inputs, **set_shapes}[n] for n in self.inputs)
+        ):
+            zeros = (np.zeros(set_shapes.get(n, s), self.dtype(n)) for n, s in self.inputs.items())
+            shape = dict(zip(self.outputs, self.function(*zeros), strict=True))[name].shape
+        return shape
 
-    def create_execution_context(self):
+    def create_execution_context(self, strategy):
+        assert strategy == "user managed"
         return FakeContext(self, self.cuda)
 
 
@@ -137,7 +156,10 @@ class FakeApi:
     """In place of ``engines.trt_api.TensorRT``; ``engines``: file name -> FakeEngine."""
 
     name, version = "tensorrt-rtx", "0.fake"
-    module = SimpleNamespace(TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"))
+    module = SimpleNamespace(
+        TensorIOMode=SimpleNamespace(INPUT="input", OUTPUT="output"),
+        ExecutionContextAllocationStrategy=SimpleNamespace(USER_MANAGED="user managed"),
+    )
 
     def __init__(self, engines):
         self.engines = engines

@@ -264,10 +264,14 @@ def test_names_used_from_the_real_runtimes(module):
     """The lean runtime is the part of the full TensorRT that runs engines and is on PyPI."""
     trt = pytest.importorskip(module, reason=f"{module} is not installed")
     engine = "num_io_tensors get_tensor_name get_tensor_mode get_tensor_dtype get_tensor_shape create_execution_context"
-    context = "set_input_shape get_tensor_shape set_tensor_address execute_async_v3"
+    context = (
+        "set_input_shape get_tensor_shape set_tensor_address execute_async_v3 "
+        "update_device_memory_size_for_shapes set_device_memory"
+    )
     assert not [n for n in engine.split() if not hasattr(trt.ICudaEngine, n)]
     assert not [n for n in context.split() if not hasattr(trt.IExecutionContext, n)]
     assert trt.TensorIOMode.INPUT != trt.TensorIOMode.OUTPUT
+    assert "USER_MANAGED" in trt.ExecutionContextAllocationStrategy.__members__
 
 
 def test_cuda_python_says_in_one_line_what_failed():

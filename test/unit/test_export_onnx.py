@@ -19,7 +19,8 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+from safetensors import safe_open  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 from export import export_onnx, precision, student_bundle  # noqa: E402
 from export.equality import compare, in_float32, random_inputs, run_chain, worst_error  # noqa: E402
@@ -27,9 +28,11 @@ from export.graphs import Graph, save, trace  # noqa: E402
 from export.published import DenoiserGraph, denoiser_graph, tokenizer_graphs  # noqa: E402
 from lidargen_ros.bundle import load_bundle  # noqa: E402
 from lidargen_ros.errors import ConfigError  # noqa: E402
+from lidargen_ros.frame_pipeline import DEVICE_GRAPHS, GRAPHS  # noqa: E402
 from lidargen_ros.generator import LidarGenerator  # noqa: E402
 from lidargen_ros.models.checkpoints import config_of, load_diffusion, open_weights  # noqa: E402
 from lidargen_ros.models.latents import LatentStats  # noqa: E402
+from lidargen_ros.models.published import LIDAR_TOKENIZER  # noqa: E402
 from lidargen_ros.models.student import Student, StudentConfig  # noqa: E402
 from lidargen_ros.models.tokenizer_codec import Tokenizer, build_network  # noqa: E402
 from lidargen_ros.models.tokenizer_config import NO, SPACE, TokenizerConfig  # noqa: E402
@@ -73,7 +76,7 @@ def test_a_run_becomes_a_bundle_that_runs(bundle):
     loaded = load_bundle(bundle)
     assert loaded.name == "toy"
     errors = json.loads((bundle / "metrics.json").read_text())["export_error"]
-    assert errors.keys() == {"encoder", "denoiser", "decoder"}
+    assert errors.keys() == {*GRAPHS, *DEVICE_GRAPHS} - {"sample4"}
     assert all(0 < errors["encoder"][kind] < 1e-4 for kind in ("random", "real"))
     generator = LidarGenerator.from_bundle(bundle, engine="onnxruntime-cpu", threads=1)
     picture = np.zeros((TILE[0], TILE[1], 3), np.uint8)
@@ -279,3 +282,35 @@ def test_sources_that_cannot_be_exported(make, words, tmp_path, capsys):
     message = capsys.readouterr().err
     assert words in message
     assert message.count("\n") == 1
+
+
+def without_a_weight(folder):
+    stored = load_file(folder / "model.safetensors")
+    del stored["net.blocks.block1.blocks.2.block.layer2.weight"]
+    save_file(stored, folder / "model.safetensors")
+
+
+def without_statistics(folder):
+    path = folder / LIDAR_TOKENIZER / "tokenizer.safetensors"
+    stored = {k: v for k, v in load_file(path).items() if not k.startswith("latent.")}
+    with safe_open(path, "pt") as file:
+        save_file(stored, path, file.metadata())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda folder: os.truncate(folder / "model.safetensors", 40_000), "model.safetensors: damaged"),
+        (without_a_weight, "1 missing: net.blocks.block1.blocks.2.block.layer2.weight"),
+        (without_statistics, "lacks mean_std.pt"),
+        (lambda folder: shutil.rmtree(folder / LIDAR_TOKENIZER), "no such tokenizer"),
+    ],
+)
+def test_checkpoints_that_cannot_be_exported(spoil, words, tmp_path, capsys):
+    """Said at once, not after the graph was traced; nothing is begun."""
+    spoil(write_checkpoint(tmp_path / "tiny", TINY))
+    assert export_onnx.main([str(tmp_path / "tiny"), "--out", str(tmp_path / "out"), "--no-check"]) == 1
+    message = capsys.readouterr().err
+    assert words in message
+    assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()

@@ -10,17 +10,21 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnxscript")
 
+from raw_pictures import raw_picture  # noqa: E402
+
 from export.shared_weights import share_weights  # noqa: E402
 from export.student import export_graphs  # noqa: E402
 from lidargen_ros import LidarGenerator  # noqa: E402
 from lidargen_ros.bundle import MANIFEST, load_bundle, write_manifest  # noqa: E402
-from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES  # noqa: E402
+from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES, atlas  # noqa: E402
+from lidargen_ros.cameras.encodings import to_rgb  # noqa: E402
 from lidargen_ros.cameras.rig import load_rig  # noqa: E402
 from lidargen_ros.engines import select  # noqa: E402
 from lidargen_ros.engines.build_record import RECORD, BuildRecord, graph_files  # noqa: E402
+from lidargen_ros.engines.onnxruntime_engine import OnnxRuntimeEngine  # noqa: E402
 from lidargen_ros.engines.trt_api import Gpu  # noqa: E402
 from lidargen_ros.errors import BundleError, EngineError, InputError  # noqa: E402
-from lidargen_ros.frame_pipeline import GRAPHS, FramePipeline  # noqa: E402
+from lidargen_ros.frame_pipeline import DEVICE_GRAPHS, GRAPHS, FramePipeline  # noqa: E402
 from lidargen_ros.models.frame_graphs import frame_graphs  # noqa: E402
 from lidargen_ros.models.student import Student, StudentConfig  # noqa: E402
 from lidargen_ros.models.student_weights import folded, read_student, write_student  # noqa: E402
@@ -47,10 +51,11 @@ def bundle(tmp_path_factory):
     sensor = Sensor(name="toy", elevations_deg=np.linspace(10, -20, 16), columns=72)
     export_graphs(student.eval(), folder, sensor, TILE)
     write_student(folded(student), folder / select.WEIGHTS)
-    graphs = [folder / f"{graph}.onnx" for graph in GRAPHS]
+    graphs = [folder / f"{graph}.onnx" for graph in (*GRAPHS, *DEVICE_GRAPHS)]
     before = sum(path.stat().st_size for path in graphs)
     saved = share_weights(graphs, folder / select.WEIGHTS)
     assert sum(path.stat().st_size for path in graphs) < before - saved / 2
+    assert (folder / "sample4.onnx").stat().st_size < 1e5  # four networks, no weights
     manifest = {
         "name": "toy",
         "family": "student",
@@ -136,6 +141,62 @@ def test_the_device_path_agrees_from_pixels_to_points(bundle, images, precision)
     for sizes in ([(100, 90)] * 3, [(72, 128), (80, 128), (72, 128)], [(20, 40)] * 3):
         given = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
         assert difference(device.maps(given), host.maps(given)) < TOLERANCE["fp16"]
+
+
+@pytest.fixture(scope="module")
+def device(bundle):
+    """All graphs of the bundle in ONNX Runtime, as its engines on a GPU load them."""
+    loaded = load_bundle(bundle)
+    graphs = {graph: loaded.file(f"{graph}.onnx") for graph in (*GRAPHS, *DEVICE_GRAPHS)}
+    made = LidarGenerator(
+        loaded, FramePipeline(OnnxRuntimeEngine(graphs, threads=1), TILE, loaded.sensor.shape)
+    )
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize(
+    "encoding", ["rgb8", "bgr8", "bgra8", "mono8", "bayer_grbg8", "uyvy", "yuyv", "nv12", "nv21"]
+)
+def test_exported_graphs_go_from_raw_pictures_to_points(bundle, device, images, encoding):
+    given = [None if image is None else raw_picture(image, encoding) for image in images]
+    rgb = [None if image is None else to_rgb(image) for image in given]
+    maps = device.maps(given)
+    device.return_threshold = float(
+        np.median(maps.probability)
+    )  # else a network of random weights returns all rays
+    cloud = device.cloud(given)
+    engine = device._pipeline.engine
+    seen = engine.read(("atlas",))["atlas"][: 2 * TILE[0]].astype(int)
+    assert np.abs(seen - atlas(rgb, TILE)[: 2 * TILE[0]]).max() <= 1
+    assert encoding in device.raw_encodings
+    # The points are those of the same maps on the host.
+    returned = (maps.probability >= device.return_threshold) & (maps.range_m >= 0.5) & (maps.range_m <= 120)
+    assert 0 < returned.mean() < 1
+    places = np.where(returned, maps.range_m, np.nan)[..., None] * device.sensor.directions()
+    np.testing.assert_allclose(cloud[..., :3], places, rtol=1e-5)
+    np.testing.assert_array_equal(cloud[..., 3], np.where(returned, maps.intensity, 0))
+    host = LidarGenerator.from_bundle(bundle, engine="onnxruntime-cpu", threads=1)
+    assert host.raw_encodings == {"rgb8"}
+    assert difference(host.maps(given), host.maps(rgb)) == 0
+    assert difference(maps, host.maps(rgb)) < TOLERANCE["fp16"]  # pictures within a grey level
+
+
+def test_pictures_of_several_encodings_are_converted_on_the_host(device, images):
+    mixed = [raw_picture(images[0], "bgr8"), images[1], raw_picture(images[1], "rgba8")]
+    assert difference(device.maps(mixed), device.maps([images[0], images[1], images[1]])) == 0
+    odd = [raw_picture(images[0], "bayer_rggb8")._replace(pixels=images[0][:71, :, 0])] * 3
+    assert difference(device.maps(odd), device.maps([to_rgb(picture) for picture in odd])) == 0
+    with pytest.raises(InputError, match="image 1 is uint8"):
+        device.maps([images[0], raw_picture(images[1], "bgr8")._replace(encoding="uyvy"), None])
+
+
+def test_exported_samples_are_those_of_torch(bundle, device, images):
+    """Four steps in one graph; the pictures shrunk before, so that both networks see the same."""
+    small = [None if image is None else atlas([image], TILE) for image in images]
+    expected = maps_of(bundle, "torch", small, 4)
+    assert difference(device.maps(small, steps=4, seed=3), expected) < TOLERANCE["fp32"]
+    assert difference(device.maps(small), expected) > 1e-2
 
 
 def test_weights_that_are_no_student(tmp_path):
