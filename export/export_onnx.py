@@ -39,8 +39,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--size", type=size, default=LIDAR_SIZE, help="of a tokenizer's pictures; default 512x1792"
     )
-    parser.add_argument("--camera-tokenizer", type=Path, help="default: beside the diffusion model")
-    parser.add_argument("--lidar-tokenizer", type=Path, help="default: beside the diffusion model")
+    parser.add_argument(
+        "--camera_tokenizer", "--camera-tokenizer", type=Path, help="default: beside the diffusion model"
+    )
+    parser.add_argument(
+        "--lidar_tokenizer", "--lidar-tokenizer", type=Path, help="default: beside the diffusion model"
+    )
     parser.add_argument(
         "--no-check", action="store_true", help="do not compare with torch (needs no memory for it)"
     )
@@ -110,11 +114,16 @@ def kind_of(source: Path) -> str:
 
     try:
         weights = find_checkpoint(source)
-        if is_torchscript(weights):
-            return "tokenizer"
+    except CheckpointError:
+        return "tokenizer"
+    if is_torchscript(weights):
+        return "tokenizer"
+    try:
         with open_weights(weights) as opened:
             return "published" if any(key.startswith("net.") for key in opened.shapes) else "tokenizer"
     except CheckpointError:
+        if weights.stem == "model":  # no tokenizer is called that
+            raise
         return "tokenizer"  # whose own loader knows more kinds of files, and says what is wrong
 
 

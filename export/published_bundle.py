@@ -21,8 +21,15 @@ from lidargen_ros.bundle import write_manifest
 from lidargen_ros.cameras.preprocess import RESIZE_HW, preprocess
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.errors import ConfigError
-from lidargen_ros.models.checkpoints import config_of, find_checkpoint, load_diffusion, open_weights
-from lidargen_ros.models.published import SIZES_FILE, find_tokenizers, read_sizes
+from lidargen_ros.models.checkpoints import (
+    check_keys,
+    config_of,
+    find_checkpoint,
+    load_diffusion,
+    open_weights,
+)
+from lidargen_ros.models.dit_denoiser import DiffusionModel
+from lidargen_ros.models.published import SIZES_FILE, load_tokenizers, read_sizes
 from lidargen_ros.models.published_options import PublishedOptions
 from lidargen_ros.models.published_sampling import LatentSizes
 from lidargen_ros.models.tokenizer_io import load_tokenizer
@@ -83,15 +90,16 @@ def export_published(
     weights = find_checkpoint(checkpoint)
     sizes = read_sizes(weights.parent / SIZES_FILE)
     latent, options = sizes.get("sizes", LatentSizes()), PublishedOptions.corrected()
-    paths = find_tokenizers(weights.parent, camera_tokenizer, lidar_tokenizer)
-    camera, lidar = (load_tokenizer(path, trust=trust) for path in paths)
-    out.mkdir(parents=True, exist_ok=True)
-    files = []
+    camera, lidar = load_tokenizers(weights.parent, camera_tokenizer, lidar_tokenizer, trust=trust)
     with open_weights(weights) as opened:
         config = config_of(opened)
+        with torch.device("meta"):
+            check_keys(opened, DiffusionModel(config))
         stored = opened.get(WEIGHT).dtype
         precision = precision or next(p for p, dtype in DTYPES.items() if dtype == stored)
         rounded = sizes.get("rounded_positions", stored is torch.bfloat16)
+    out.mkdir(parents=True, exist_ok=True)
+    files = []
     denoiser = denoiser_graph(config, latent, precision, rounded)
     model = trace(denoiser, lambda key: weight(weights, key.removeprefix(PREFIX)))
     files += save(model, out / "denoiser.onnx")

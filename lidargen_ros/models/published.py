@@ -116,18 +116,9 @@ class PublishedPipeline:
         weights = find_checkpoint(checkpoint, kind)
         folder = weights.parent
         as_published = options.mode == "reference"
-        paths = find_tokenizers(folder, camera_tokenizer, lidar_tokenizer)
-        tokenizers = [load_tokenizer(path, trust=trust, reference=as_published) for path in paths]
-        for path, tokenizer, family in zip(paths, tokenizers, ("video", "image"), strict=True):
-            if tokenizer.config.kind != family:
-                raise CheckpointError(
-                    f"{path}: is of the {tokenizer.config.kind} family; cameras need a video tokenizer (CV8x8x8), the LiDAR "
-                    "an image tokenizer (CI8x8)"
-                )
-            if tokenizer.stats is None:
-                raise CheckpointError(
-                    f"{path}: lacks mean_std.pt; put the tokenizer's own beside its weights"
-                )
+        tokenizers = load_tokenizers(
+            folder, camera_tokenizer, lidar_tokenizer, trust=trust, reference=as_published
+        )
         sizes = read_sizes(folder / SIZES_FILE)
         model = load_diffusion(
             weights, device, kind=kind, rounded_positions=sizes.pop("rounded_positions", None)
@@ -264,6 +255,33 @@ def read_sizes(path: Path) -> dict[str, Any]:
     if "rounded_positions" in content:
         found["rounded_positions"] = bool(content["rounded_positions"])
     return found
+
+
+def load_tokenizers(
+    folder: Path,
+    camera: str | Path | None = None,
+    lidar: str | Path | None = None,
+    *,
+    trust: bool = False,
+    reference: bool = False,
+) -> tuple[Tokenizer, Tokenizer]:
+    """Camera and LiDAR tokenizer with their statistics; see ``find_tokenizers`` and ``load_tokenizer``.
+
+    Raises:
+        CheckpointError: one is absent, damaged, of the other's family or without statistics.
+    """
+    loaded = []
+    for path, family in zip(find_tokenizers(folder, camera, lidar), ("video", "image"), strict=True):
+        tokenizer = load_tokenizer(path, trust=trust, reference=reference)
+        if tokenizer.config.kind != family:
+            raise CheckpointError(
+                f"{path}: is of the {tokenizer.config.kind} family; cameras need a video tokenizer (CV8x8x8), the LiDAR "
+                "an image tokenizer (CI8x8)"
+            )
+        if tokenizer.stats is None:
+            raise CheckpointError(f"{path}: lacks mean_std.pt; put the tokenizer's own beside its weights")
+        loaded.append(tokenizer)
+    return loaded[0], loaded[1]
 
 
 def find_tokenizers(
