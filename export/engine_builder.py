@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -60,8 +61,6 @@ def build(path: Path, target: Target, progress: Progress) -> Built:
     network = builder.create_network(strongly_typed(trt))
     parser = trt.OnnxParser(network, api.logger)
     api.logger.messages.clear()
-    if not parser.parse_from_file(str(path)):
-        raise EngineError(f"{path} cannot be built with {api.name} {api.version}: {parser_error(parser)}")
     config = builder.create_builder_config()
     # The runtime records a whole frame as one CUDA graph on one stream; side streams would only cost memory.
     config.max_aux_streams = 0
@@ -74,8 +73,10 @@ def build(path: Path, target: Target, progress: Progress) -> Built:
     elif target.timing_cache is not None:
         known = target.timing_cache.read_bytes() if target.timing_cache.exists() else b""
         config.set_timing_cache(config.create_timing_cache(known), ignore_mismatch=False)
-    add_profile(builder, network, config, target, path)
     with shown(trt, config, progress, path.stem) as monitor:
+        if not parser.parse_from_file(str(path)):
+            raise EngineError(f"{path} cannot be built with {api.name} {api.version}: {parser_error(parser)}")
+        add_profile(builder, network, config, target, path)
         plan = builder.build_serialized_network(network, config)
     if monitor.stopped:
         raise KeyboardInterrupt
@@ -151,7 +152,10 @@ def layers(api: TensorRT, network: Any) -> list[dict[str, Any]]:
 
 @contextmanager
 def shown(trt: Any, config: Any, progress: Progress, title: str) -> Iterator[Any]:
-    """The builder's phases as nested bars; the value is the monitor, whose ``stopped`` is True after Ctrl-C."""
+    """The builder's phases as nested bars; the value is the monitor, whose ``stopped`` is True after Ctrl-C.
+
+    Ctrl-C is noted instead of raised meanwhile: native code swallows what a callback raises, and goes on building.
+    """
 
     class Monitor(trt.IProgressMonitor):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
@@ -159,15 +163,15 @@ def shown(trt: Any, config: Any, progress: Progress, title: str) -> Iterator[Any
             self.tasks: dict[str, Any] = {}
             self.stopped = False
 
+        def stop(self, *_: object) -> None:
+            self.stopped = True
+
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             text = f"  {phase}" if parent else f"{title}: {phase}"
             self.tasks[phase] = progress.add_task(text, total=steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            try:
-                progress.update(self.tasks[phase], completed=step + 1)
-            except KeyboardInterrupt:  # must not travel through native code: the builder is asked to stop
-                self.stopped = True
+            progress.update(self.tasks[phase], completed=step + 1)
             return not self.stopped
 
         def phase_finish(self, phase: str) -> None:
@@ -175,6 +179,10 @@ def shown(trt: Any, config: Any, progress: Progress, title: str) -> Iterator[Any
 
     monitor = Monitor()
     config.progress_monitor = monitor
-    yield monitor
+    before = signal.signal(signal.SIGINT, monitor.stop)
+    try:
+        yield monitor
+    finally:
+        signal.signal(signal.SIGINT, before)
     for task in monitor.tasks.values():
         progress.remove_task(task)

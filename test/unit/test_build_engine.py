@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -191,14 +192,22 @@ def test_a_full_disk_leaves_nothing_that_looks_finished(bundle, capsys, monkeypa
     assert [p.name for p in (bundle / "engines").iterdir() if not p.name.endswith(".lock")] == []
 
 
-def test_ctrl_c_stops_the_builder_and_changes_nothing(bundle, capsys, monkeypatch):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("callback", ["add_task", "update"])
+def test_ctrl_c_stops_the_builder_and_changes_nothing(bundle, capsys, monkeypatch, callback):
+    """Wherever it comes: native code swallows what its callbacks raise."""
+    plain, pressed = getattr(engine_builder.Progress, callback), []
 
-    monkeypatch.setattr(engine_builder.Progress, "update", stop)
+    def press(*arguments, **options):
+        if not pressed:
+            pressed.append(True)
+            signal.raise_signal(signal.SIGINT)
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr(engine_builder.Progress, callback, press)
     assert built(bundle, "--gpu", GPU) == 130
     assert "stopped" in capsys.readouterr().err
     assert not build_folders(bundle, "constant", "")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_killed_build_is_cleared_away(tmp_path):
