@@ -10,7 +10,7 @@ from lidargen_ros.cameras.align import align, atlas
 from lidargen_ros.cameras.rig import Rig, load_rig
 from lidargen_ros.demo import find_drive
 from lidargen_ros.errors import DataError
-from lidargen_ros.ros.messages import compressed_to_rgb
+from lidargen_ros.ros.messages import picture_to_rgb
 from lidargen_ros.sensors import Sensor
 
 
@@ -26,7 +26,7 @@ def drive_pictures() -> tuple[Rig, list[NDArray]]:
     with BagReader(drive.bag) as bag:
         for message in bag.messages([t for t in bag.topics if t.endswith("/image/compressed")]):
             if message.topic not in pictures:
-                pictures[message.topic] = compressed_to_rgb(message.decode())
+                pictures[message.topic] = picture_to_rgb(message.decode())
             if len(pictures) == len(rig):
                 return rig, [pictures[topic] for topic in bag.topics if topic in pictures]
     raise DataError(

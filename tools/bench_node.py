@@ -52,6 +52,8 @@ class EmptyGenerator:
         ranges[:, ::9] = 0
         self._maps = ranges, np.full(self.sensor.shape, 0.5, np.float32)
 
+    raw_encodings = frozenset({"rgb8"})
+
     def set_rig(self, rig: Rig) -> None:
         self.rig = rig
 

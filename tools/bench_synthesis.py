@@ -39,7 +39,7 @@ from lidargen_ros.bags.synthesis.plan import Plan, jobs, make_plan
 from lidargen_ros.bags.writer import BagWriter
 from lidargen_ros.errors import LidargenError
 from lidargen_ros.files import replacing
-from lidargen_ros.ros.messages import compressed_to_rgb, picture_to_rgb
+from lidargen_ros.ros.messages import picture_to_rgb
 from lidargen_ros.ros.parameters import Settings
 
 SAMPLE = Path(__file__).resolve().parents[1] / "samples" / "sample_drive"
@@ -63,7 +63,7 @@ def longer(plan: Plan, times: int, size: tuple[int, int] | None, out: Path) -> P
         pictures = [(m, m.decode()) for m in bag.messages(list(plan.cameras))]
         for _, picture in pictures:
             if size is not None:
-                resized = cv2.resize(compressed_to_rgb(picture), size)[..., ::-1]
+                resized = cv2.resize(picture_to_rgb(picture), size)[..., ::-1]
                 picture.data = cv2.imencode(".jpg", resized)[1]
         step = round((plan.end_ns - plan.start_ns) * (1 + 1 / (plan.frames - 1)))
         for turn in range(times):

@@ -1,57 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Image messages to RGB arrays and back, by direct views where the layout allows it.
+"""Image messages to pictures and back, by direct views where the layout allows it.
 
 Pure numpy and OpenCV over anything with the attributes of ``sensor_msgs/Image`` or ``CompressedImage``:
 rclpy, rosbags and test doubles alike. Sizes in a message are checked against its data before memory is taken.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from ..cameras.encodings import ENCODINGS, HIGH_BYTES, Picture, RawPicture, to_rgb
 from ..errors import InputError
 
 MAX_PIXELS = 64_000_000
 """Largest accepted image; 8K is 33 million pixels. Stops a broken header from taking gigabytes."""
 
-# encoding -> (channels, bytes per channel, conversion to RGB; None: it is RGB already).
-# Names: sensor_msgs/image_encodings.hpp. A Bayer name tells the top-left 2 x 2 pixels row by row; OpenCV names
-# the same mosaic by its second row and column, hence the swapped letters.
-_ENCODINGS: dict[str, tuple[int, int, int | None]] = {
-    "rgb8": (3, 1, None),
-    "bgr8": (3, 1, cv2.COLOR_BGR2RGB),
-    "8uc3": (3, 1, cv2.COLOR_BGR2RGB),
-    "rgba8": (4, 1, cv2.COLOR_RGBA2RGB),
-    "bgra8": (4, 1, cv2.COLOR_BGRA2RGB),
-    "8uc4": (4, 1, cv2.COLOR_BGRA2RGB),
-    "mono8": (1, 1, cv2.COLOR_GRAY2RGB),
-    "8uc1": (1, 1, cv2.COLOR_GRAY2RGB),
-    "rgb16": (3, 2, None),
-    "bgr16": (3, 2, cv2.COLOR_BGR2RGB),
-    "mono16": (1, 2, cv2.COLOR_GRAY2RGB),
-    **{
-        f"bayer_{pattern}{8 * size}": (1, size, code)
-        for size in (1, 2)
-        for pattern, code in (
-            ("rggb", cv2.COLOR_BayerBG2RGB),
-            ("bggr", cv2.COLOR_BayerRG2RGB),
-            ("gbrg", cv2.COLOR_BayerGR2RGB),
-            ("grbg", cv2.COLOR_BayerGB2RGB),
-        )
-    },
-    "yuv422": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
-    "uyvy": (2, 1, cv2.COLOR_YUV2RGB_UYVY),
-    "yuv422_yuy2": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
-    "yuyv": (2, 1, cv2.COLOR_YUV2RGB_YUY2),
-    "nv12": (1, 1, cv2.COLOR_YUV2RGB_NV12),
-    "nv21": (1, 1, cv2.COLOR_YUV2RGB_NV21),
-}
-SUPPORTED_ENCODINGS = tuple(_ENCODINGS)
+SUPPORTED_ENCODINGS = (*ENCODINGS, *HIGH_BYTES)
 
-_READ_FLAGS = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # calibration belongs to the pixels as stored
+# Straight to RGB where OpenCV can (4.11); the pixels stay as stored, which is what the calibration belongs to.
+_DECODED = "rgb8" if hasattr(cv2, "IMREAD_COLOR_RGB") else "bgr8"
+_READ_FLAGS = getattr(cv2, "IMREAD_COLOR_RGB", cv2.IMREAD_COLOR) | cv2.IMREAD_IGNORE_ORIENTATION
 
 
 def stamp_ns(header: Any) -> int:
@@ -60,47 +31,60 @@ def stamp_ns(header: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec if hasattr(stamp, "nanosec") else stamp.nsec)
 
 
-def picture_to_rgb(
-    message: Any, *, max_pixels: int = MAX_PIXELS, otherwise: Callable[[Any], NDArray] | None = None
-) -> NDArray:
-    """RGB uint8 [height, width, 3] of an ``Image`` or a ``CompressedImage``; arguments and errors as theirs below."""
-    if hasattr(message, "format"):
-        return compressed_to_rgb(message, max_pixels=max_pixels)
-    return image_to_rgb(message, max_pixels=max_pixels, otherwise=otherwise)
+def picture_of(
+    message: Any,
+    *,
+    raw: Collection[str] = (),
+    max_pixels: int = MAX_PIXELS,
+    otherwise: Callable[[Any], NDArray] | None = None,
+) -> Picture:
+    """What a generator takes of an ``Image`` or a ``CompressedImage``: RGB uint8 [height, width, 3], which for ``rgb8`` is a
+    view of the message's own data, or what the camera sent.
 
-
-def image_to_rgb(
-    message: Any, *, max_pixels: int = MAX_PIXELS, otherwise: Callable[[Any], NDArray] | None = None
-) -> NDArray:
-    """RGB uint8 [height, width, 3] of a raw image; for ``rgb8`` a view of the message's own data.
-
-    16-bit encodings keep their high byte; ``mono`` is repeated; Bayer is demosaiced bilinearly.
+    Of RGB in 16 bits the high byte is kept; ``mono`` is repeated; Bayer is demosaiced bilinearly.
 
     Args:
+        raw: encodings that are left as they are (``LidarGenerator.raw_encodings``), a view of the message's data.
         otherwise: converts encodings that are not listed here (the node passes cv_bridge where it works).
 
     Raises:
-        InputError: for an unknown encoding, or sizes that contradict each other or the data.
+        InputError: for an unknown encoding, sizes that contradict each other or the data, or a file that is not a whole JPEG
+            or PNG of at most ``max_pixels``.
     """
-    encoding = str(message.encoding).strip().lower()
-    if encoding not in _ENCODINGS:
-        if otherwise is not None:
-            return otherwise(message)
+    if hasattr(message, "format"):
+        picture = _compressed(message, max_pixels)
+    elif otherwise is not None and _encoding(message) not in SUPPORTED_ENCODINGS:
+        return otherwise(message)
+    else:
+        picture = _image(message, max_pixels)
+    return picture if picture.encoding in raw and picture.encoding != "rgb8" else picture.rgb()
+
+
+def picture_to_rgb(message: Any, *, max_pixels: int = MAX_PIXELS) -> NDArray:
+    """RGB uint8 [height, width, 3] of an ``Image`` or a ``CompressedImage``; errors as of :func:`picture_of`."""
+    return to_rgb(picture_of(message, max_pixels=max_pixels))
+
+
+def _encoding(message: Any) -> str:
+    return str(message.encoding).strip().lower()
+
+
+def _image(message: Any, max_pixels: int) -> RawPicture:
+    """A raw image over the message's data; of 16-bit encodings the high bytes."""
+    name = _encoding(message)
+    kept, size = HIGH_BYTES.get(name, name), 2 if name in HIGH_BYTES else 1
+    if kept not in ENCODINGS:
         raise InputError(
             f"image encoding {message.encoding!r} is not supported; publish one of "
             f"{', '.join(SUPPORTED_ENCODINGS)}"
         )
-    channels, size, code = _ENCODINGS[encoding]
+    encoding = ENCODINGS[kept]
     width, height = checked_size(message.width, message.height, max_pixels)
-    planar = encoding in ("nv12", "nv21")
-    if (planar and (width % 2 or height % 2)) or (channels == 2 and width % 2):
-        raise InputError(f"{encoding} image of {width} x {height}: its sides must be even")
-    view = _view(message, width, height * 3 // 2 if planar else height, channels, size)
-    if size == 2:
-        view = (view >> 8).astype(np.uint8)
-    if code is None:
-        return view
-    return cv2.cvtColor(view, code)
+    planar = encoding.graph == "nv12"
+    if (planar and (width % 2 or height % 2)) or (encoding.graph == "yuv422" and width % 2):
+        raise InputError(f"{name} image of {width} x {height}: its sides must be even")
+    view = _view(message, width, height * 3 // 2 if planar else height, encoding.channels, size)
+    return RawPicture((view >> 8).astype(np.uint8) if size == 2 else view, kept)
 
 
 def _view(message: Any, width: int, rows: int, channels: int, size: int) -> NDArray:
@@ -119,31 +103,28 @@ def _view(message: Any, width: int, rows: int, channels: int, size: int) -> NDAr
     return np.ndarray((rows, width, channels), dtype, data, strides=(step, channels * size, size))
 
 
-def compressed_to_rgb(message: Any, *, max_pixels: int = MAX_PIXELS) -> NDArray:
-    """RGB uint8 [height, width, 3] of a JPEG or PNG ``CompressedImage``.
+def _compressed(message: Any, max_pixels: int) -> RawPicture:
+    """A JPEG or PNG, decoded.
 
     The size is read from the file's header before anything is decoded, and a file without its end is refused:
     decoders fill what is missing with grey and say nothing.
-
-    Raises:
-        InputError: not JPEG or PNG, truncated, undecodable, or larger than ``max_pixels``.
     """
     data = memoryview(message.data).cast("B")
     check_compressed(data, str(message.format), max_pixels)
     try:
-        bgr = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_FLAGS)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), _READ_FLAGS)
     except cv2.error as e:
         raise InputError(f"compressed image cannot be decoded: {e.err}") from e
-    if bgr is None:
+    if pixels is None:
         raise InputError(f"compressed image of {len(data)} bytes cannot be decoded; the data is damaged")
-    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+    return RawPicture(pixels, _DECODED)
 
 
 def check_compressed(data: memoryview, form: str, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height of a complete JPEG or PNG, read from its header.
 
     Raises:
-        InputError: see :func:`compressed_to_rgb`.
+        InputError: see :func:`picture_of`.
     """
     start = bytes(data[:24])
     if start.startswith(b"\xff\xd8"):

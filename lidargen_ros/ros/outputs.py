@@ -12,6 +12,7 @@ from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import String
 
 from ..cameras import Rig
+from ..cameras.encodings import to_rgb
 from ..sensors import Sensor
 from ..sweep import Sweep
 from . import qos
@@ -119,7 +120,8 @@ class Outputs:
 
     def _paint(self, job: Job) -> None:
         assert job.sweep is not None and job.rig is not None
-        data = preview_jpeg(job.images, job.rig, job.sweep, job.settings.preview_width)
+        images = [None if image is None else to_rgb(image) for image in job.images]
+        data = preview_jpeg(images, job.rig, job.sweep, job.settings.preview_width)
         self._send(self._preview, CompressedImage(format="jpeg", data=data), job)
 
     def _on_failure(self, _: Job, error: Exception) -> None:

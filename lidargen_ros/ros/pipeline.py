@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..cameras import Rig
+from ..cameras.encodings import Picture
 from ..errors import EngineError
 from ..sensors import Sensor
 from ..sweep import Sweep
@@ -37,13 +38,16 @@ class Generator(Protocol):
     @property
     def rig(self) -> Rig: ...
 
+    @property
+    def raw_encodings(self) -> frozenset[str]: ...
+
     def set_rig(self, rig: Rig) -> None: ...
 
     def check_steps(self, steps: int | None) -> int: ...
 
     def __call__(
         self,
-        images: Sequence[NDArray | None],
+        images: Sequence[Picture | None],
         rig: Rig | None = None,
         *,
         stamp_ns: int = 0,
@@ -72,7 +76,7 @@ class Job:
 
     frames: FrameSet
     settings: Settings
-    images: list[NDArray | None] = field(default_factory=list)
+    images: list[Picture | None] = field(default_factory=list)
     sweep: Sweep | None = None
     rig: Rig | None = None
     began: float = 0.0  # time.monotonic() at the start of decoding
@@ -113,7 +117,7 @@ class Pipeline:
     ) -> None:
         self._generator, self._sink, self._statistics = generator, sink, statistics
         self._reporter, self._now_ns = reporter, now_ns
-        self._decoder = Decoder(statistics, reporter, convert)
+        self._decoder = Decoder(statistics, reporter, generator.raw_encodings, convert)
         self._default_threshold = generator.return_threshold
         self._usual_s = {"decode": 0.0, "generate": 0.0, "publish": 0.0}
         self._workers: tuple[Worker[Job], ...] = ()

@@ -35,6 +35,7 @@ from toy_bundle import write_bundle
 from lidargen_ros.bags.reader import BagReader
 from lidargen_ros.bags.synthesis.command import register
 from lidargen_ros.errors import LidargenError
+from lidargen_ros.frame_pipeline import FramePipeline
 
 app = typer.Typer()
 register(app)
@@ -119,6 +120,31 @@ def test_raw_images_and_a_split_bag(run, tmp_path) -> None:
     (split / "metadata.yaml").write_text(yaml.safe_dump({"rosbag2_bagfile_information": about}))
     assert run(split)[0] == 0
     assert sweeps(tmp_path / "out" / "split") == expected(12)
+
+
+def test_raw_images_reach_an_engine_that_converts_them_as_they_were_recorded(
+    run, tmp_path, monkeypatch
+) -> None:
+    given = []
+
+    def takes_bgr(
+        pipeline, *arguments
+    ) -> None:  # as if the engine had the graphs; without them the host converts
+        original(pipeline, *arguments)
+        pipeline.raw_encodings = frozenset({"rgb8", "bgr8"})
+
+    def noted(pipeline, images) -> tuple[str, ...]:
+        given.extend(images)
+        return see(pipeline, images)
+
+    original, see = FramePipeline.__init__, FramePipeline._see
+    monkeypatch.setattr(FramePipeline, "__init__", takes_bgr)
+    monkeypatch.setattr(FramePipeline, "_see", noted)
+    options = {"image_type": "sensor_msgs/msg/Image", "encoding": "bgr8"}
+    events = [e._replace(topic=e.topic.replace("/compressed", "")) for e in pictures(6)]
+    assert run(write_bag(tmp_path / "drive", events, **options))[0] == 0
+    assert sweeps(tmp_path / "out" / "drive") == expected(6)
+    assert {(image.encoding, image.pixels.shape) for image in given} == {("bgr8", (44, 80, 3))}
 
 
 @pytest.mark.parametrize("kind", ["mcap", "sqlite", "ros1"])

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lidargen_ros.errors import InputError
-from lidargen_ros.ros.messages import SUPPORTED_ENCODINGS, compressed_to_rgb, image_to_rgb
+from lidargen_ros.ros.messages import SUPPORTED_ENCODINGS, picture_to_rgb
 
 MAX_PIXELS = 100_000
 SIDES = st.one_of(st.integers(0, 40), st.integers(0, 2**32 - 1))
@@ -32,7 +32,7 @@ def test_raw_images(encoding, width, height, step, size, big) -> None:
     data = np.zeros(size, np.uint8)
     message = Message(encoding=encoding, width=width, height=height, step=step, is_bigendian=big, data=data)
     try:
-        image = image_to_rgb(message, max_pixels=MAX_PIXELS)
+        image = picture_to_rgb(message, max_pixels=MAX_PIXELS)
     except InputError:
         return
     assert image.shape == (height, width, 3)
@@ -50,7 +50,7 @@ def test_damaged_files(data, kind) -> None:
         file[at] = data.draw(st.integers(0, 255))
     file = file[: data.draw(st.one_of(st.just(len(file)), st.integers(0, len(file))))]
     try:
-        image = compressed_to_rgb(Message(data=bytes(file), format=kind), max_pixels=MAX_PIXELS)
+        image = picture_to_rgb(Message(data=bytes(file), format=kind), max_pixels=MAX_PIXELS)
     except InputError:
         return
     assert image.ndim == 3
@@ -61,7 +61,7 @@ def test_damaged_files(data, kind) -> None:
 @given(data=st.binary(max_size=200), start=st.sampled_from([b"", b"\xff\xd8", b"\x89PNG\r\n\x1a\n"]))
 def test_noise(data, start) -> None:
     with pytest.raises(InputError):
-        compressed_to_rgb(Message(data=start + data, format="jpeg"))
+        picture_to_rgb(Message(data=start + data, format="jpeg"))
 
 
 def test_a_lie_takes_no_memory() -> None:
@@ -69,12 +69,12 @@ def test_a_lie_takes_no_memory() -> None:
     png = bytearray(FILES["png"])
     png[16:24] = (10_000).to_bytes(4, "big") + (9_000).to_bytes(4, "big")
     lies = [
-        lambda: image_to_rgb(
+        lambda: picture_to_rgb(
             Message(
                 encoding="bgr16", width=10_000, height=6_000, step=60_000, is_bigendian=0, data=bytes(100)
             )
         ),
-        lambda: compressed_to_rgb(Message(data=bytes(png), format="png")),
+        lambda: picture_to_rgb(Message(data=bytes(png), format="png")),
     ]
     for lie in lies:
         tracemalloc.start()

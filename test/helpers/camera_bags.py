@@ -59,8 +59,9 @@ def write_bag(
     kind: str = "mcap",
     image_type: str = "sensor_msgs/msg/CompressedImage",
     size: tuple[int, int] = (80, 44),
+    encoding: str = "rgb8",
 ) -> Path:
-    """Record ``events`` as they come; returns the path to open."""
+    """Record ``events`` as they come; returns the path to open. ``encoding``: of raw images, three bytes per pixel."""
     ros1 = kind == "ros1"
     store = get_typestore(Stores.ROS1_NOETIC if ros1 else Stores.ROS2_HUMBLE)
     store.register(get_types_from_msg("uint32 number\nstring text", OWN))
@@ -87,13 +88,13 @@ def write_bag(
             message = (
                 store.types[OWN](number=event.level, text="ä")
                 if own
-                else _picture(store, event, image_type, size)
+                else _picture(store, event, image_type, size, encoding)
             )
             writer.write(connections[event.topic], event.time_ns, serialize(message, kind_of))
     return path.with_suffix(".bag") if ros1 else path
 
 
-def _picture(store, event: Event, image_type: str, size: tuple[int, int]):
+def _picture(store, event: Event, image_type: str, size: tuple[int, int], encoding: str):
     stamp = store.types["builtin_interfaces/msg/Time"](
         sec=event.stamp_ns // 10**9, nanosec=event.stamp_ns % 10**9
     )
@@ -102,7 +103,7 @@ def _picture(store, event: Event, image_type: str, size: tuple[int, int]):
     header = kind(stamp=stamp, frame_id="camera", **extra)
     if image_type.endswith("/Image"):
         width, height = size
-        about = {"height": height, "width": width, "encoding": "rgb8", "is_bigendian": 0, "step": 3 * width}
+        about = {"height": height, "width": width, "encoding": encoding, "is_bigendian": 0, "step": 3 * width}
         data = np.full(height * width * 3, event.level, np.uint8)
         return store.types[image_type](header=header, data=data, **about)
     data = jpeg(event.level)

@@ -2,6 +2,7 @@
 """The real node around a generator that is quick and predictable: ``python stub_node.py --ros-args ...``.
 
 The range of every ray is 10 m plus the mean red of the first image / 10, so that a cloud tells which images made it.
+Pictures of ``RAW`` come to it as the camera sent them; any other that is not RGB would be an error.
 
 Environment: STUB_DELAY_S per frame; STUB_FAIL_AT comma-separated frame numbers that raise EngineError; STUB_RAISE_AT
 frame numbers that raise something unforeseen (counted over the life of the process, the warm-up is 0); STUB_REFUSE a
@@ -18,14 +19,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lidargen_ros.cameras import PinholeCamera, Rig, View
+from lidargen_ros.cameras.encodings import Picture, RawPicture, to_rgb
 from lidargen_ros.errors import BundleError, EngineError
 from lidargen_ros.sensors import Sensor
 from lidargen_ros.sweep import Sweep
 
 FRAMES = itertools.count()
+RAW = frozenset({"rgb8", "bgr8", "bayer_rggb8", "nv12"})  # as if its engine had some of the graphs
 SENSOR = Sensor("stub", np.linspace(15, -25, 128), columns=1800)
 
 
@@ -58,6 +60,10 @@ class StubGenerator:
         self._delay_s = float(os.environ.get("STUB_DELAY_S", "0"))
         self._fail, self._raise = numbers("STUB_FAIL_AT"), numbers("STUB_RAISE_AT")
 
+    @property
+    def raw_encodings(self) -> frozenset[str]:
+        return RAW
+
     def check_steps(self, steps: int | None) -> int:
         return steps or 1
 
@@ -67,7 +73,7 @@ class StubGenerator:
 
     def __call__(
         self,
-        images: Sequence[NDArray | None],
+        images: Sequence[Picture | None],
         rig: Rig | None = None,
         *,
         stamp_ns: int = 0,
@@ -80,7 +86,9 @@ class StubGenerator:
             raise EngineError("out of memory (injected)")
         if frame in self._raise:
             raise ZeroDivisionError("injected")
-        level = 0.0 if images[0] is None else float(images[0][..., 0].mean())
+        raw = [image.encoding for image in images if isinstance(image, RawPicture)]
+        assert RAW.issuperset(raw), raw
+        level = 0.0 if images[0] is None else float(to_rgb(images[0])[..., 0].mean())
         ranges = np.full(SENSOR.shape, 10 + level / 10, np.float32)
         ranges[:, ::9] = 0
         return Sweep(ranges, SENSOR, stamp_ns, intensity=np.full(SENSOR.shape, 0.5, np.float32))

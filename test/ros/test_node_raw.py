@@ -28,6 +28,7 @@ def running(tmp_path_factory):
 
 
 def test_raw_images_of_every_encoding(running) -> None:
+    """Those in ``stub_node.RAW`` reach the generator as they were sent, the others as RGB."""
     bench = running.bench
     mosaic = np.full((352, 640), 60, np.uint8)
     mosaic[0::2, 0::2], mosaic[1::2, 1::2] = 50, 70  # rggb
@@ -36,15 +37,35 @@ def test_raw_images_of_every_encoding(running) -> None:
         "bgr8": PICTURE[..., ::-1],
         "mono8": np.full((352, 640), 50, np.uint8),
         "bayer_rggb8": mosaic,
+        "nv12": np.repeat([60, 128], [352 * 640, 176 * 640]).astype(np.uint8).reshape(528, 640),
         "yuv422": np.tile(np.array([128, 60, 128, 60], np.uint8), (352, 320)).reshape(352, 640, 2),
     }
     for encoding, pixels in encodings.items():
         stamp = next(STAMPS)
-        bench.send_set(stamp, lambda s, p=pixels, e=encoding: raw_image(s, p, e))
+
+        def message(stamp_ns: int, pixels: np.ndarray = pixels, encoding: str = encoding):
+            made = raw_image(stamp_ns, pixels, encoding)
+            made.height = 352  # nv12 has its chroma below
+            return made
+
+        bench.send_set(stamp, message)
         cloud = running.cloud(stamp)
         points = np.frombuffer(cloud.data, np.float32).reshape(128, 1800, 4)[:, 1, :3]
         np.testing.assert_allclose(np.linalg.norm(points, axis=-1), 15.0, atol=0.3, err_msg=encoding)
     assert {c["transport"] for c in running.books()["cameras"].values()} == {"raw"}
+
+
+def test_a_preview_of_pictures_that_were_left_raw(running) -> None:
+    from sensor_msgs.msg import CompressedImage
+
+    bench, node = running.bench, running.node
+    found = bench.listen("/preview", CompressedImage)
+    bench.heard(node, "preview")
+    stamp = next(STAMPS)
+    bench.send_set(stamp, lambda s: raw_image(s, np.full_like(PICTURE, (0, 0, 200)), "bgr8"))
+    bench.wait(lambda: found, "a preview", node)
+    picture = cv2.imdecode(np.frombuffer(found[0].data, np.uint8), cv2.IMREAD_COLOR)
+    assert np.abs(picture[0, :99].mean(0) - (0, 0, 200)).max() < 5  # red, in OpenCV's order; no points up there
 
 
 def test_an_unknown_encoding_names_the_topic(running) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lidargen_ros.bags.pointclouds import cloud_from_message
+from lidargen_ros.cameras.encodings import RawPicture, to_rgb
 from lidargen_ros.errors import ConfigError, InputError
 from lidargen_ros.ros import clouds, messages
 from lidargen_ros.sensors import Sensor
@@ -74,7 +75,7 @@ def packed_422(rgb: np.ndarray, order: str) -> np.ndarray:
     ],
 )
 def test_colour_encodings_are_exact(picture, encoding, make, padding) -> None:
-    np.testing.assert_array_equal(messages.image_to_rgb(image(encoding, make(picture), padding)), picture)
+    np.testing.assert_array_equal(messages.picture_to_rgb(image(encoding, make(picture), padding)), picture)
 
 
 @pytest.mark.parametrize("padding", [0, 6])
@@ -82,20 +83,20 @@ def test_colour_encodings_are_exact(picture, encoding, make, padding) -> None:
 def test_grey_is_repeated(picture, encoding, padding) -> None:
     grey = picture[..., 0]
     pixels = grey.astype(np.uint16) * 256 if encoding == "mono16" else grey
-    out = messages.image_to_rgb(image(encoding, pixels, padding))
+    out = messages.picture_to_rgb(image(encoding, pixels, padding))
     np.testing.assert_array_equal(out, np.repeat(grey[..., None], 3, axis=-1))
 
 
 def test_byte_order_is_honoured(picture) -> None:
     pixels = picture.astype(np.uint16) * 256 + 1
-    np.testing.assert_array_equal(messages.image_to_rgb(image("rgb16", pixels, big=True)), picture)
+    np.testing.assert_array_equal(messages.picture_to_rgb(image("rgb16", pixels, big=True)), picture)
 
 
 @pytest.mark.parametrize("bits", [8, 16])
 @pytest.mark.parametrize("pattern", ["rggb", "bggr", "gbrg", "grbg"])
 def test_bayer_puts_each_colour_in_its_channel(picture, pattern, bits) -> None:
     raw = mosaic(picture, pattern)
-    out = messages.image_to_rgb(
+    out = messages.picture_to_rgb(
         image(f"bayer_{pattern}{bits}", raw.astype(np.uint16) * 256 if bits == 16 else raw, padding=4)
     )
     inner = (slice(2, -2), slice(2, -2))
@@ -106,7 +107,7 @@ def test_bayer_puts_each_colour_in_its_channel(picture, pattern, bits) -> None:
     ("encoding", "order"), [("yuv422", "u0v1"), ("uyvy", "u0v1"), ("yuv422_yuy2", "0u1v"), ("yuyv", "0u1v")]
 )
 def test_packed_yuv(picture, encoding, order) -> None:
-    out = messages.image_to_rgb(image(encoding, packed_422(picture, order), padding=8))
+    out = messages.picture_to_rgb(image(encoding, packed_422(picture, order), padding=8))
     np.testing.assert_allclose(out.astype(int), picture.astype(int), atol=8)
 
 
@@ -115,13 +116,13 @@ def test_planar_yuv(picture, encoding) -> None:
     full = packed_422(picture, "0u1v")
     luma = full[..., [0, 2]].reshape(H, W)
     chroma = full[::2][..., [1, 3] if encoding == "nv12" else [3, 1]].reshape(H // 2, W)
-    out = messages.image_to_rgb(image(encoding, np.vstack([luma, chroma]), padding=4, rows=H * 3 // 2))
+    out = messages.picture_to_rgb(image(encoding, np.vstack([luma, chroma]), padding=4, rows=H * 3 // 2))
     np.testing.assert_allclose(out.astype(int), picture.astype(int), atol=8)
 
 
 def test_rgb8_is_a_view_of_the_message(picture) -> None:
     message = image("rgb8", picture, padding=5)
-    out = messages.image_to_rgb(message)
+    out = messages.picture_to_rgb(message)
     assert np.shares_memory(out, np.frombuffer(message.data, np.uint8))
 
 
@@ -129,15 +130,28 @@ def test_rgb8_is_a_view_of_the_message(picture) -> None:
 def test_any_buffer_will_do(picture, kind) -> None:
     message = image("bgr8", picture[..., ::-1])
     message.data = kind(bytes(message.data))
-    np.testing.assert_array_equal(messages.image_to_rgb(message), picture)
+    np.testing.assert_array_equal(messages.picture_to_rgb(message), picture)
+
+
+@pytest.mark.parametrize("padding", [0, 4])
+def test_what_an_engine_converts_is_left_as_it_was_sent(picture, padding) -> None:
+    message = image("bgr8", picture[..., ::-1], padding)
+    left = messages.picture_of(message, raw={"bgr8", "uyvy"})
+    assert isinstance(left, RawPicture)
+    assert left.encoding == "bgr8"
+    assert np.shares_memory(left.pixels, np.frombuffer(message.data, np.uint8))
+    np.testing.assert_array_equal(to_rgb(left), picture)
+    assert isinstance(messages.picture_of(message, raw={"uyvy"}), np.ndarray)
+    assert isinstance(messages.picture_of(image("rgb8", picture), raw={"rgb8"}), np.ndarray)
+    assert isinstance(messages.picture_of(compressed(picture, ".png"), raw={"rgb8"}), np.ndarray)
 
 
 def test_unknown_encodings_go_to_the_other_converter_or_are_named(picture) -> None:
     message = image("rgb8", picture)
     message.encoding = "32FC3"
     with pytest.raises(InputError, match="'32FC3' is not supported; publish one of rgb8"):
-        messages.image_to_rgb(message)
-    assert messages.image_to_rgb(message, otherwise=lambda m: picture) is picture
+        messages.picture_to_rgb(message)
+    assert messages.picture_of(message, otherwise=lambda m: picture) is picture
 
 
 @pytest.mark.parametrize(
@@ -155,7 +169,7 @@ def test_sizes_that_lie_are_refused(picture, change, said) -> None:
     message = image("rgb8", picture)
     vars(message).update(change)
     with pytest.raises(InputError, match=said):
-        messages.image_to_rgb(message)
+        messages.picture_to_rgb(message)
 
 
 def compressed(picture: np.ndarray, suffix: str, *parameters: int) -> Message:
@@ -165,15 +179,15 @@ def compressed(picture: np.ndarray, suffix: str, *parameters: int) -> Message:
 
 
 def test_png_is_exact_and_jpeg_close(picture) -> None:
-    np.testing.assert_array_equal(messages.compressed_to_rgb(compressed(picture, ".png")), picture)
-    out = messages.compressed_to_rgb(compressed(picture, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 98))
+    np.testing.assert_array_equal(messages.picture_to_rgb(compressed(picture, ".png")), picture)
+    out = messages.picture_to_rgb(compressed(picture, ".jpg", cv2.IMWRITE_JPEG_QUALITY, 98))
     np.testing.assert_allclose(out.astype(int), picture.astype(int), atol=12)
 
 
 def test_progressive_jpeg_and_bytes_after_the_end(picture) -> None:
     message = compressed(picture, ".jpg", cv2.IMWRITE_JPEG_PROGRESSIVE, 1)
     message.data = bytes(message.data) + b"\0" * 5000
-    assert messages.compressed_to_rgb(message).shape == picture.shape
+    assert messages.picture_to_rgb(message).shape == picture.shape
 
 
 def test_exif_rotation_is_not_applied(picture) -> None:
@@ -182,7 +196,7 @@ def test_exif_rotation_is_not_applied(picture) -> None:
     tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"  # orientation 6: turned by 90 degrees
     body = b"Exif\0\0" + tiff
     message.data = data[:2] + b"\xff\xe1" + (len(body) + 2).to_bytes(2, "big") + body + data[2:]
-    assert messages.compressed_to_rgb(message).shape == picture.shape
+    assert messages.picture_to_rgb(message).shape == picture.shape
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -192,7 +206,7 @@ def test_truncated_files_are_refused(picture, suffix, kept) -> None:
     message = compressed(big, suffix)
     message.data = bytes(message.data)[: int(len(message.data) * kept)]
     with pytest.raises(InputError, match="truncated"):
-        messages.compressed_to_rgb(message)
+        messages.picture_to_rgb(message)
 
 
 def test_a_file_that_claims_to_be_huge_is_refused_before_decoding(picture) -> None:
@@ -200,13 +214,13 @@ def test_a_file_that_claims_to_be_huge_is_refused_before_decoding(picture) -> No
     at = data.index(b"\xff\xc0")
     data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
     with pytest.raises(InputError, match="image of 65535 x 65535 pixels"):
-        messages.compressed_to_rgb(Message(format="jpeg", data=bytes(data)))
+        messages.picture_to_rgb(Message(format="jpeg", data=bytes(data)))
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xd8", b"\0" * 1000, b"\xff\xd8\xff\xe0\0\0" * 20])
 def test_rubbish_is_refused(data) -> None:
     with pytest.raises(InputError):
-        messages.compressed_to_rgb(Message(format="h264", data=data))
+        messages.picture_to_rgb(Message(format="h264", data=data))
 
 
 def test_damage_that_the_header_cannot_show_raises_nothing_else(picture) -> None:
@@ -217,7 +231,7 @@ def test_damage_that_the_header_cannot_show_raises_nothing_else(picture) -> None
         at = rng.integers(0, data.size, 8)
         data[at] = rng.integers(0, 256, 8)
         try:
-            out = messages.compressed_to_rgb(Message(format="jpeg", data=data.tobytes()))
+            out = messages.picture_to_rgb(Message(format="jpeg", data=data.tobytes()))
         except InputError:
             continue
         assert out.dtype == np.uint8

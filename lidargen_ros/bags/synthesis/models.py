@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ...cameras.align import atlas
+from ...cameras.encodings import Picture, RawPicture, to_rgb
 from ...cameras.rig import Rig, load_rig
 from ...errors import EngineError
 from ...sensors import Sensor
@@ -36,13 +36,16 @@ class ModelInfo:
 class Model(Protocol):
     """Makes sweeps of pictures, one set at a time (the graphs of all families are for one)."""
 
+    raw_encodings: frozenset[str]
+    """Of pictures that it takes as the camera sent them."""
+
     def info(self) -> ModelInfo: ...
 
-    def prepare(self, image: NDArray) -> NDArray:
-        """What of an RGB image can be done beside inference, on any thread."""
+    def prepare(self, image: Picture) -> Picture:
+        """What can be done of a picture beside inference, on any thread."""
         ...
 
-    def __call__(self, images: Sequence[NDArray | None], rig: Rig, stamp_ns: int) -> Sweep:
+    def __call__(self, images: Sequence[Picture | None], rig: Rig, stamp_ns: int) -> Sweep:
         """Raises EngineError or InputError."""
         ...
 
@@ -63,22 +66,27 @@ class StudentModel:
         if s.return_threshold:
             self._generator.return_threshold = s.return_threshold
         self._steps, self._seed = self._generator.check_steps(s.steps or None), s.seed
+        self.raw_encodings = self._generator.raw_encodings
 
     def info(self) -> ModelInfo:
         about = self._generator.describe()
         machine = about.pop("machine")
         return ModelInfo(self._generator.sensor, self._generator.rig, about, machine)
 
-    def prepare(self, image: NDArray) -> NDArray:
+    def prepare(self, image: Picture) -> Picture:
+        if isinstance(image, RawPicture):  # which the engine converts and shrinks
+            return image
         # What the generator would do first, in the thread that waits for the engine.
         return atlas([image], self._generator.tile)
 
-    def __call__(self, images: Sequence[NDArray | None], rig: Rig, stamp_ns: int) -> Sweep:
+    def __call__(self, images: Sequence[Picture | None], rig: Rig, stamp_ns: int) -> Sweep:
         return self._generator(images, rig, stamp_ns=stamp_ns, steps=self._steps, seed=self._seed)
 
 
 class PublishedModel:
     """Checkpoints of the published model; its noise depends on seed and stamp, its rig is fixed."""
+
+    raw_encodings: frozenset[str] = frozenset()
 
     def __init__(self, options: Options) -> None:
         from ...models.published import PublishedPipeline
@@ -105,13 +113,13 @@ class PublishedModel:
         }
         return ModelInfo(self._pipeline.sensor, load_rig("published"), about, machine())
 
-    def prepare(self, image: NDArray) -> NDArray:
+    def prepare(self, image: Picture) -> Picture:
         return image
 
-    def __call__(self, images: Sequence[NDArray | None], rig: Rig, stamp_ns: int) -> Sweep:
+    def __call__(self, images: Sequence[Picture | None], rig: Rig, stamp_ns: int) -> Sweep:
         import torch
 
-        given = [image for image in images if image is not None]
+        given = [to_rgb(image) for image in images if image is not None]
         try:
             return self._pipeline(given, frame=str(stamp_ns), stamp_ns=stamp_ns).sweep
         except torch.OutOfMemoryError as e:
@@ -119,7 +127,7 @@ class PublishedModel:
 
 
 def make_sweep(
-    model: Model, images: Sequence[NDArray | None], rig: Rig, stamp_ns: int, options: Options
+    model: Model, images: Sequence[Picture | None], rig: Rig, stamp_ns: int, options: Options
 ) -> Sweep:
     """A sweep within the range limits of the settings. Raises EngineError or InputError."""
     sweep = model(images, rig, stamp_ns)

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
-from numpy.typing import NDArray
-
+from ...cameras.encodings import Picture, picture_size
 from ...errors import DataError, EngineError, InputError, LidargenError
-from ...ros.messages import picture_to_rgb
+from ...ros.messages import picture_of
 from ..mcap_writer import Chunk, McapWriter, Message, WriteError
 from ..reader import BagMessage, BagReader
 from ..writer import add_topic
@@ -32,7 +31,7 @@ AHEAD = 8
 """Sets that are decoded before their turn, and sweeps that are packed after it."""
 _STRETCH = 0.03  # proportions of a picture and of its calibration that count as the same
 
-Images = list[NDArray | None]
+Images = list[Picture | None]
 
 
 class Stopped(Exception):
@@ -181,10 +180,12 @@ class Worker:
             if picture is not None:
                 try:
                     pixels = plan.options.settings.max_image_pixels
-                    image = picture_to_rgb(picture.message.decode(), max_pixels=pixels)
+                    image = picture_of(
+                        picture.message.decode(), raw=self._model.raw_encodings, max_pixels=pixels
+                    )
                 except LidargenError as e:
                     faults.append(f"{picture.message.topic}: {e}")
-            sizes.append(None if image is None else (image.shape[1], image.shape[0]))
+            sizes.append(None if image is None else picture_size(image)[::-1])
             images.append(None if image is None else self._model.prepare(image))
         return images, faults, sizes
 
@@ -278,7 +279,7 @@ class _Originals:
 
 def _usable(
     decoded: tuple[Images, list[str], list[tuple[int, int] | None]], plan: Plan, report: Report
-) -> Sequence[NDArray | None]:
+) -> Sequence[Picture | None]:
     """The images, if they are enough; notes odd sizes. Raises InputError."""
     images, faults, sizes = decoded
     needed = plan.options.settings.min_cameras or len(images)
