@@ -20,7 +20,7 @@ from export.real_inputs import drive_pictures
 from lidargen_ros.bundle import write_manifest
 from lidargen_ros.cameras.preprocess import RESIZE_HW, preprocess
 from lidargen_ros.cameras.rig import load_rig
-from lidargen_ros.errors import ConfigError
+from lidargen_ros.errors import CheckpointError, ConfigError
 from lidargen_ros.models.checkpoints import (
     check_keys,
     config_of,
@@ -32,7 +32,9 @@ from lidargen_ros.models.dit_denoiser import DiffusionModel
 from lidargen_ros.models.published import SIZES_FILE, load_tokenizers, read_sizes
 from lidargen_ros.models.published_options import PublishedOptions
 from lidargen_ros.models.published_sampling import LatentSizes
+from lidargen_ros.models.tokenizer_codec import Tokenizer
 from lidargen_ros.models.tokenizer_io import load_tokenizer
+from lidargen_ros.models.tokenizer_network import TokenizerNetwork
 from lidargen_ros.sensors import load_sensor
 
 log = logging.getLogger("export_onnx")
@@ -60,6 +62,12 @@ def export_tokenizer(
 ) -> Errors:
     """Writes encoder and decoder of a tokenizer, for single frames of ``size`` (height, width)."""
     tokenizer = load_tokenizer(source, trust=trust)
+    require_layout(tokenizer)
+    step = tokenizer.config.spatial_compression
+    if any(n % step or not n for n in size):
+        raise ConfigError(
+            f"--size {size[0]}x{size[1]}: pictures for {source} need a height and a width that are multiples of {step}"
+        )
     out.mkdir(parents=True, exist_ok=True)
     graphs = tokenizer_graphs(tokenizer, size, precision)
     errors, files = {}, []
@@ -91,6 +99,8 @@ def export_published(
     sizes = read_sizes(weights.parent / SIZES_FILE)
     latent, options = sizes.get("sizes", LatentSizes()), PublishedOptions.corrected()
     camera, lidar = load_tokenizers(weights.parent, camera_tokenizer, lidar_tokenizer, trust=trust)
+    for tokenizer in (camera, lidar):
+        require_layout(tokenizer)
     with open_weights(weights) as opened:
         config = config_of(opened)
         with torch.device("meta"):
@@ -136,6 +146,15 @@ def export_published(
         sensor,
     )
     return errors
+
+
+def require_layout(tokenizer: Tokenizer) -> None:
+    """``CheckpointError`` for a tokenizer that is only code: no module of ours is equal to it."""
+    if not isinstance(tokenizer.network, TokenizerNetwork):
+        raise CheckpointError(
+            f"the {tokenizer.config.kind} tokenizer runs as TorchScript only: its layout is unknown and it cannot be exported; "
+            "get its weights as a state dict"
+        )
 
 
 def weight(path: Path, key: str) -> Tensor:

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from safetensors import safe_open  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
-from export import export_onnx, precision, student_bundle  # noqa: E402
+from export import export_onnx, precision, published_bundle, student_bundle  # noqa: E402
 from export.equality import compare, in_float32, random_inputs, run_chain, worst_error  # noqa: E402
 from export.graphs import Graph, save, trace  # noqa: E402
 from export.published import DenoiserGraph, denoiser_graph, tokenizer_graphs  # noqa: E402
@@ -36,6 +36,7 @@ from lidargen_ros.models.published import LIDAR_TOKENIZER  # noqa: E402
 from lidargen_ros.models.student import Student, StudentConfig  # noqa: E402
 from lidargen_ros.models.tokenizer_codec import Tokenizer, build_network  # noqa: E402
 from lidargen_ros.models.tokenizer_config import NO, SPACE, TokenizerConfig  # noqa: E402
+from lidargen_ros.models.tokenizer_script import ScriptedNetwork  # noqa: E402
 from lidargen_ros.sensors import load_sensor  # noqa: E402
 from tools import random_checkpoint  # noqa: E402
 from tools.random_checkpoint import TINY, write_checkpoint  # noqa: E402
@@ -313,4 +314,18 @@ def test_checkpoints_that_cannot_be_exported(spoil, words, tmp_path, capsys):
     message = capsys.readouterr().err
     assert words in message
     assert message.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokenizers_that_cannot_be_exported(tmp_path, capsys, monkeypatch):
+    source = write_checkpoint(tmp_path / "tiny", TINY) / LIDAR_TOKENIZER
+    for size in ("17x24", "0x8"):
+        assert export_onnx.main([str(source), "--out", str(tmp_path / "out"), "--size", size]) == 1
+        message = capsys.readouterr().err
+        assert f"--size {size}" in message
+        assert message.count("\n") == 1
+    code = ScriptedNetwork(torch.nn.Identity(), torch.nn.Identity(), TINY.lidar, torch.float32)
+    monkeypatch.setattr(published_bundle, "load_tokenizer", lambda *_, **__: Tokenizer(code))
+    assert export_onnx.main([str(source), "--out", str(tmp_path / "out"), "--trust"]) == 1
+    assert "its layout is unknown and it cannot be exported" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
