@@ -33,13 +33,16 @@ def open_engine(bundle: Bundle, wanted: str = "auto", *, threads: int | None = N
         return TensorRTEngine(engines, load_tensorrt(name), precision=record.precision)
     if name in TORCH:
         return open_torch(bundle, name, threads)
-    # OpenCV on the host is quicker than these graphs on its processor.
-    more = () if name == "onnxruntime-cpu" else DEVICE_GRAPHS
-    graphs = {graph: bundle.file(f"{graph}.onnx") for graph in GRAPHS} | {
-        graph: bundle.file(f"{graph}.onnx") for graph in more if f"{graph}.onnx" in bundle.manifest["files"]
-    }
     precision = str(bundle.manifest.get("precision", "fp32")).partition(" ")[0]
-    return OnnxRuntimeEngine(graphs, name=name, precision=precision, threads=threads)
+    return OnnxRuntimeEngine(onnx_graphs(bundle, name), name=name, precision=precision, threads=threads)
+
+
+def onnx_graphs(bundle: Bundle, name: str) -> dict[str, Path]:
+    """The graphs that an ONNX Runtime engine loads: on a GPU all that the bundle has, on the CPU the network's, since OpenCV is
+    quicker there."""
+    device = () if name == "onnxruntime-cpu" else DEVICE_GRAPHS
+    there = (graph for graph in device if f"{graph}.onnx" in bundle.manifest["files"])
+    return {graph: bundle.file(f"{graph}.onnx") for graph in (*GRAPHS, *there)}
 
 
 def open_torch(bundle: Bundle, name: str, threads: int | None) -> Engine:

@@ -7,8 +7,9 @@
 
 For each model (``nano``, ``base``: random weights; or a bundle) and each engine: frames end to end (three 1280 x 720
 pictures up, ``[rows, columns, 4]`` points, range map and probability down), each stage alone, kernels and host launches of a
-frame. The rates that bound it (matrix products, copies, transfers) are measured in the same run. An engine that fails is a
-line with its reason. Results are written after each: ``bench_student.json``, ``bench_student.md``.
+frame; the same with pictures as cameras send them (``raw_ms``). The rates that bound it (matrix products, copies, transfers)
+are measured in the same run. An engine that fails is a line with its reason. Results are written after each:
+``bench_student.json``, ``bench_student.md``.
 Needs torch; ``onnxruntime-cuda`` needs onnxruntime-gpu as well, and a bundle or onnxscript.
 """
 
@@ -22,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,15 @@ from torch.utils.flop_counter import FlopCounterMode
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lidargen_ros.bundle import load_bundle
+from lidargen_ros.bundle_engines import onnx_graphs
 from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES, Alignment, align, area_weights
+from lidargen_ros.cameras.encodings import Picture, RawPicture
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.engines.base import Engine
 from lidargen_ros.engines.onnxruntime_engine import OnnxRuntimeEngine, missing_providers
 from lidargen_ros.engines.torch_engine import TorchEngine
 from lidargen_ros.errors import EngineError
-from lidargen_ros.frame_pipeline import FramePipeline, Limits, Points
+from lidargen_ros.frame_pipeline import GRAPHS, FramePipeline, Limits, Points
 from lidargen_ros.models.frame_graphs import PRECISIONS, frame_graphs
 from lidargen_ros.models.student import BASE, NANO, Student, StudentConfig
 from lidargen_ros.models.student_weights import folded, read_student
@@ -74,6 +77,15 @@ class Bench:
         self.lidar_height, self.hypotheses = 1.9, None
         rng = np.random.default_rng(0)
         self.images = [rng.integers(0, 256, (*self.image_size, 3), dtype=np.uint8) for _ in self.rig.views]
+        height, width = self.image_size
+        shapes = {
+            "bgr8": (height, width, 3), "bayer_rggb8": (height, width), "uyvy": (height, width, 2),
+            "nv12": (height * 3 // 2, width),
+        }  # fmt: skip
+        self.raw = {
+            name: [RawPicture(rng.integers(0, 256, shape, dtype=np.uint8), name) for _ in self.rig.views]
+            for name, shape in shapes.items()
+        }
         self.results: dict[str, Any] = {"machine": self.machine(), "frames": args.frames, "models": {}}
 
     # --- the machine ---------------------------------------------------------------------------------------------
@@ -206,7 +218,9 @@ class Bench:
             if reason := missing_providers(engine):  # before graphs are exported, which takes a minute
                 raise EngineError(reason)
             precision = "as exported" if args.bundle else args.precision
-            return OnnxRuntimeEngine(self.onnx(name), name=engine, precision=precision, threads=args.threads)
+            return OnnxRuntimeEngine(
+                self.onnx(name, engine), name=engine, precision=precision, threads=args.threads
+            )
         mode, _, graph = engine.partition("+")
         return TorchEngine(
             frame_graphs(self.student(name), self.sensor, precision=args.precision),
@@ -218,16 +232,16 @@ class Bench:
             threads=args.threads,
         )
 
-    def onnx(self, name: str) -> dict[str, Path]:
+    def onnx(self, name: str, engine: str) -> dict[str, Path]:
         if self.args.bundle:
-            bundle = load_bundle(self.args.bundle)
-            return {g: bundle.file(f"{g}.onnx") for g in ("encoder", "denoiser", "decoder")}
+            return onnx_graphs(load_bundle(self.args.bundle), engine)
         from export.student import export_graphs
 
         folder = Path(tempfile.mkdtemp(prefix=f"{name}-"))
         torch.manual_seed(0)
         export_graphs(Student(CONFIGS[name]), folder, self.sensor, self.tile, precision=self.args.precision)
-        return {path.stem: path for path in folder.glob("*.onnx")}
+        there = {path.stem: path for path in folder.glob("*.onnx")}
+        return {graph: there[graph] for graph in GRAPHS} if engine == "onnxruntime-cpu" else there
 
     # --- one engine ----------------------------------------------------------------------------------------------
 
@@ -265,13 +279,19 @@ class Bench:
         result["network_share_of_roofline"] = work["network_roofline_ms"] / network
         if isinstance(engine, TorchEngine):
             result["peak_mb"] = engine.memory_bytes / 1e6
-            if engine.mode == "eager":  # others would first compile four steps
-                result["sample_4_steps_ms"] = 1e3 * self.seconds(
-                    lambda: pipeline.points(self.images, aligned, limits, steps=4, seed=0, cloud=True),
-                    repeats=50,
-                )
         if self.cuda:
             result["launches"] = self.launches(frame)
+        if getattr(engine, "mode", "eager") == "eager":  # others would first compile each of these
+
+            def other(pictures: Sequence[Picture], steps: int = 1) -> float:
+                return 1e3 * self.seconds(
+                    lambda: pipeline.points(pictures, aligned, limits, steps=steps, seed=0, cloud=True), 50
+                )
+
+            if "sample4" in engine.graphs:
+                result["sample_4_steps_ms"] = other(self.images, steps=4)
+            raw = {name: made for name, made in self.raw.items() if name in pipeline.raw_encodings}
+            result["raw_ms"] = {name: other(pictures) for name, pictures in raw.items()}
         pipeline.close()
 
     def stages(self, engine: Engine, pipeline: FramePipeline, aligned: Alignment) -> dict[str, float]:

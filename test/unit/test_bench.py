@@ -69,6 +69,7 @@ def test_the_tool_for_gpus_at_toy_size(tmp_path):
         "points",
     }
     assert engines["torch"]["frame_ms"]["p99"] > 0
+    assert set(engines["torch"]["raw_ms"]) == {"bgr8", "bayer_rggb8", "uyvy", "nv12"}
     assert (
         "onnxruntime" in engines["onnxruntime-cuda"]["failed"]
     )  # not here, or not built: a line with its reason
