@@ -65,6 +65,9 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 1
+    except KeyboardInterrupt:
+        print(f"stopped; {given.out} is no whole bundle", file=sys.stderr)
+        return 130
     for graph, kinds in errors.items():
         print(
             f"{graph}: relative error {', '.join(f'{value:.1e} ({kind})' for kind, value in kinds.items())}"

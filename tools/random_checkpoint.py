@@ -169,6 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"error: {given.out}: {error.strerror}; free some space or give another --out", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print(f"stopped; nothing is left in {given.out}", file=sys.stderr)
+        return 130
     print(f"{given.out}: {sum(f.stat().st_size for f in given.out.rglob('*') if f.is_file()) / 1e9:.3g} GB")
     return 0
 

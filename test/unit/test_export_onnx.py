@@ -4,6 +4,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -215,6 +216,9 @@ def test_random_checkpoints_know_what_they_need(tmp_path, monkeypatch, capsys):
     assert "not empty; give a new folder" in capsys.readouterr().err
     again = write_checkpoint(tmp_path / "again", TINY)
     assert (again / "model.safetensors").read_bytes() == before
+    monkeypatch.setattr(random_checkpoint, "random_weight", lambda *_: signal.raise_signal(signal.SIGINT))
+    assert random_checkpoint.main(["--out", str(tmp_path / "stopped"), "--tiny"]) == 130
+    assert not (tmp_path / "stopped").exists()
 
 
 @pytest.mark.slow
@@ -258,6 +262,12 @@ def test_commands_run_from_a_checkout_that_is_not_installed(script, tmp_path):
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--precision" in done.stdout
+
+
+def test_ctrl_c_is_one_line(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(student_bundle, "export_graphs", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    assert export_onnx.main([str(run), "--out", str(tmp_path / "out")]) == 130
+    assert capsys.readouterr().err == f"stopped; {tmp_path / 'out'} is no whole bundle\n"
 
 
 def test_a_bundle_that_cannot_be_written(run, tmp_path, capsys):
