@@ -21,7 +21,7 @@ class Encoding(NamedTuple):
 
     Attributes:
         graph: which graph of an engine takes it.
-        order: where that graph finds what it needs: red, green and blue (``pixels``); Y, Cb, Y, Cr of two pixels (``yuv422``);
+        order: where that graph finds what it needs: red, green, blue (``pixels``); both Y, Cb, Cr of two pixels (``yuv422``);
             Cb, Cr (``nv12``); the colour (0 red, 1 green, 2 blue) of the top left 2 x 2 pixels, row by row (``bayer``).
         channels: of the array ``[H, W, channels]``; 1 for ``[H, W]``.
         to_rgb: OpenCV's conversion; None: it is RGB already.
@@ -33,8 +33,8 @@ class Encoding(NamedTuple):
     to_rgb: int | None
 
 
-_UYVY = Encoding("yuv422", (1, 0, 3, 2), 2, cv2.COLOR_YUV2RGB_UYVY)
-_YUYV = Encoding("yuv422", (0, 1, 2, 3), 2, cv2.COLOR_YUV2RGB_YUY2)
+_UYVY = Encoding("yuv422", (1, 3, 0, 2), 2, cv2.COLOR_YUV2RGB_UYVY)
+_YUYV = Encoding("yuv422", (0, 2, 1, 3), 2, cv2.COLOR_YUV2RGB_YUY2)
 _BGR = Encoding("pixels", (2, 1, 0), 3, cv2.COLOR_BGR2RGB)
 _BGRA = Encoding("pixels", (2, 1, 0), 4, cv2.COLOR_BGRA2RGB)
 _GREY = Encoding("pixels", (0, 0, 0), 1, cv2.COLOR_GRAY2RGB)

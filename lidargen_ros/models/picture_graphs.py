@@ -35,33 +35,56 @@ class PixelsGraph(nn.Module):
         return atlas.round().clamp(0, 255).to(torch.uint8)
 
 
-def rgb_of_yuv(luma: Tensor, blue: Tensor, red: Tensor) -> Tensor:
-    """Y, Cb and Cr of 0..255 (studio swing, Rec. ITU-R BT.601) -> whole numbers of 0..255 ``[..., 3]``, with OpenCV's factors
-    and rounding."""
-    y, u, v = 1.164 * (luma - 16).clamp_min(0), blue - 128, red - 128
-    rgb = torch.stack([y + 1.596 * v, y - 0.391 * u - 0.813 * v, y + 2.018 * u], -1)
-    return (rgb + 0.5).floor().clamp(0, 255)
+class YuvGraph(nn.Module):
+    """Y of some pixels and the Cb and Cr that they share -> their colours, one small matrix product for all of them.
+
+    Studio swing (Rec. ITU-R BT.601), with the rounding of OpenCV and its factors: 1.164 and the like to 20 binary digits. As
+    decimals they would make many sums end in one half, which float32 rounds this way or that.
+    """
+
+    matrix: Tensor
+    black: Tensor
+    floor: Tensor
+
+    def __init__(self, pixels: int) -> None:
+        super().__init__()
+        luma = torch.kron(torch.eye(pixels), torch.full((1, 3), 1220542.0))
+        chroma = torch.tensor([[0.0, -409993.0, 2116026.0], [1673527.0, -852492.0, 0.0]]).repeat(1, pixels)
+        self.register_buffer("matrix", torch.cat([luma, chroma]) / 2**20, persistent=False)
+        self.register_buffer("black", torch.tensor([16.0] * pixels + [128.0] * 2), persistent=False)
+        self.register_buffer("floor", torch.tensor([0.0] * pixels + [-128.0] * 2), persistent=False)
+
+    def colours(self, cells: Tensor) -> Tensor:
+        """``[..., Y of each pixel, Cb, Cr]`` of 0..255 -> whole numbers of 0..255 ``[..., red, green, blue of each pixel]``."""
+        known = torch.maximum(cells - self.black, self.floor)  # below black is black
+        return (known @ self.matrix + 0.5).floor().clamp(0, 255)
 
 
-class Yuv422Graph(nn.Module):
+class Yuv422Graph(YuvGraph):
     """``(yuv422 [V, H, W / 2, 4] uint8, yuv422_order [4]) -> images [V, H, W, 3] uint8``; two pixels share their colour."""
 
+    def __init__(self) -> None:
+        super().__init__(2)
+
     def forward(self, yuv422: Tensor, yuv422_order: Tensor) -> Tensor:
-        pairs = yuv422.float().index_select(3, yuv422_order)
-        rgb = rgb_of_yuv(pairs[..., 0::2], pairs[..., 1:2], pairs[..., 3:4])
-        return rgb.flatten(2, 3).to(torch.uint8)
+        views, height, pairs, _ = yuv422.shape
+        rgb = self.colours(yuv422.float().index_select(3, yuv422_order))
+        return rgb.reshape(views, height, 2 * pairs, 3).to(torch.uint8)
 
 
-class Nv12Graph(nn.Module):
+class Nv12Graph(YuvGraph):
     """``(nv12 [V, 3, H / 2, W / 2, 2] uint8, nv12_order [2]) -> images [V, H, W, 3] uint8``; four pixels share their colour."""
+
+    def __init__(self) -> None:
+        super().__init__(4)
 
     def forward(self, nv12: Tensor, nv12_order: Tensor) -> Tensor:
         views, _, rows, columns, _ = nv12.shape
         planes = nv12.float()
-        luma = planes[:, :2].reshape(views, rows, 2, columns, 2)
-        chroma = planes[:, 2].index_select(3, nv12_order)[:, :, None]
-        rgb = rgb_of_yuv(luma, chroma[..., :1], chroma[..., 1:])
-        return rgb.reshape(views, 2 * rows, 2 * columns, 3).to(torch.uint8)
+        luma = planes[:, :2].reshape(views, rows, 2, columns, 2).transpose(2, 3).flatten(3)
+        rgb = self.colours(torch.cat([luma, planes[:, 2].index_select(3, nv12_order)], 3))
+        squares = rgb.reshape(views, rows, columns, 2, 6).transpose(2, 3)
+        return squares.reshape(views, 2 * rows, 2 * columns, 3).to(torch.uint8)
 
 
 class BayerGraph(nn.Module):

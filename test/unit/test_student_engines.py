@@ -12,10 +12,12 @@ pytest.importorskip("onnxscript")
 
 from raw_pictures import raw_picture  # noqa: E402
 
+from export import student as student_export  # noqa: E402
 from export.shared_weights import share_weights  # noqa: E402
-from export.student import export_graphs  # noqa: E402
+from export.student import export_graphs, student_graphs  # noqa: E402
 from lidargen_ros import LidarGenerator  # noqa: E402
 from lidargen_ros.bundle import MANIFEST, load_bundle, write_manifest  # noqa: E402
+from lidargen_ros.bundle_engines import onnx_graphs  # noqa: E402
 from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES, atlas  # noqa: E402
 from lidargen_ros.cameras.encodings import to_rgb  # noqa: E402
 from lidargen_ros.cameras.rig import load_rig  # noqa: E402
@@ -39,9 +41,8 @@ CONFIG = StudentConfig(
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 1e-2}  # relative L2
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("bundle")
+def write_bundle(folder, sampler):
+    """A toy student; ``sampler``: with ``sample4``, which takes as long to trace as all the rest."""
     torch.manual_seed(0)
     student = Student(CONFIG)
     for layer in student.modules():  # as after training: statistics that folding must not lose
@@ -49,13 +50,18 @@ def bundle(tmp_path_factory):
             layer.running_mean.normal_(std=0.1)
             layer.running_var.uniform_(0.5, 1.5)
     sensor = Sensor(name="toy", elevations_deg=np.linspace(10, -20, 16), columns=72)
-    export_graphs(student.eval(), folder, sensor, TILE)
+    with pytest.MonkeyPatch.context() as patch:
+        if not sampler:
+            patch.setattr(student_export, "student_graphs", lambda *given: student_graphs(*given)[:3])
+        export_graphs(student.eval(), folder, sensor, TILE)
     write_student(folded(student), folder / select.WEIGHTS)
-    graphs = [folder / f"{graph}.onnx" for graph in (*GRAPHS, *DEVICE_GRAPHS)]
+    graphs = list(folder.glob("*.onnx"))
+    assert {path.stem for path in graphs} == {*GRAPHS, *DEVICE_GRAPHS} - (
+        {"sample4"} if not sampler else set()
+    )
     before = sum(path.stat().st_size for path in graphs)
     saved = share_weights(graphs, folder / select.WEIGHTS)
     assert sum(path.stat().st_size for path in graphs) < before - saved / 2
-    assert (folder / "sample4.onnx").stat().st_size < 1e5  # four networks, no weights
     manifest = {
         "name": "toy",
         "family": "student",
@@ -70,6 +76,11 @@ def bundle(tmp_path_factory):
     }
     write_manifest(folder, manifest, [*(path.name for path in graphs), select.WEIGHTS])
     return folder
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    return write_bundle(tmp_path_factory.mktemp("bundle"), sampler=False)
 
 
 @pytest.fixture(scope="module")
@@ -143,14 +154,16 @@ def test_the_device_path_agrees_from_pixels_to_points(bundle, images, precision)
         assert difference(device.maps(given), host.maps(given)) < TOLERANCE["fp16"]
 
 
+def on_a_device(bundle):
+    """All graphs of a bundle in ONNX Runtime, as its engines on a GPU load them."""
+    loaded = load_bundle(bundle)
+    engine = OnnxRuntimeEngine(onnx_graphs(loaded, "onnxruntime-cuda"), threads=1)
+    return LidarGenerator(loaded, FramePipeline(engine, TILE, loaded.sensor.shape))
+
+
 @pytest.fixture(scope="module")
 def device(bundle):
-    """All graphs of the bundle in ONNX Runtime, as its engines on a GPU load them."""
-    loaded = load_bundle(bundle)
-    graphs = {graph: loaded.file(f"{graph}.onnx") for graph in (*GRAPHS, *DEVICE_GRAPHS)}
-    made = LidarGenerator(
-        loaded, FramePipeline(OnnxRuntimeEngine(graphs, threads=1), TILE, loaded.sensor.shape)
-    )
+    made = on_a_device(bundle)
     yield made
     made.close()
 
@@ -191,10 +204,14 @@ def test_pictures_of_several_encodings_are_converted_on_the_host(device, images)
         device.maps([images[0], raw_picture(images[1], "bgr8")._replace(encoding="uyvy"), None])
 
 
-def test_exported_samples_are_those_of_torch(bundle, device, images):
+@pytest.mark.slow
+def test_exported_samples_are_those_of_torch(images, tmp_path):
     """Four steps in one graph; the pictures shrunk before, so that both networks see the same."""
+    bundle = write_bundle(tmp_path, sampler=True)
+    assert (bundle / "sample4.onnx").stat().st_size < 1e5  # four networks, no weights
     small = [None if image is None else atlas([image], TILE) for image in images]
     expected = maps_of(bundle, "torch", small, 4)
+    device = on_a_device(bundle)
     assert difference(device.maps(small, steps=4, seed=3), expected) < TOLERANCE["fp32"]
     assert difference(device.maps(small), expected) > 1e-2
 
