@@ -21,9 +21,9 @@ import torch
 
 from export.equality import compare, random_value
 from export.graphs import Graph, proto, trace
-from lidargen_ros.bundle import find_bundle, load_bundle, write_manifest
+from lidargen_ros.bundle import load_bundle, write_manifest
 from lidargen_ros.cameras.align import RAY_FEATURES
-from lidargen_ros.errors import LidargenError
+from lidargen_ros.errors import BundleError, LidargenError
 from lidargen_ros.models.frame_graphs import picture_graphs, points_graph
 
 
@@ -76,9 +76,13 @@ def add_device_graphs(bundle: str | Path) -> dict[str, dict[str, float]]:
     """Writes them into a bundle and its manifest; returns their errors.
 
     Raises:
-        BundleError: no bundle there, or a damaged one.
+        BundleError: no bundle of a student there, or a damaged one.
     """
-    loaded = load_bundle(find_bundle(bundle))
+    loaded = load_bundle(bundle)
+    if loaded.manifest["family"] != "student":
+        raise BundleError(
+            f"bundle {loaded.name} is of family {loaded.manifest['family']}; only students have such graphs"
+        )
     tile = tuple(loaded.manifest["preprocessing"]["tile"])
     errors = export_device_graphs(loaded.path, loaded.sensor.shape, tile)
     manifest = {key: value for key, value in loaded.manifest.items() if key not in ("format", "files")}
@@ -86,16 +90,22 @@ def add_device_graphs(bundle: str | Path) -> dict[str, dict[str, float]]:
     return errors
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="device_graphs.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", help="folder, or name of a shipped bundle")
     try:
-        for name, kinds in add_device_graphs(parser.parse_args().bundle).items():
+        for name, kinds in add_device_graphs(parser.parse_args(arguments).bundle).items():
             print(f"{name}: relative error {kinds['random']:.1e}")
     except LidargenError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(
+            f"error: {error.filename}: {error.strerror}; copy the bundle to where it can be written",
+            file=sys.stderr,
+        )
         return 1
     return 0
 
