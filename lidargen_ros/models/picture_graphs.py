@@ -30,9 +30,10 @@ class PixelsGraph(nn.Module):
     ) -> Tensor:
         views, height, width, channels = images.shape
         rows = row_weights.to(self.dtype) @ images.to(self.dtype).reshape(views, height, width * channels)
-        planes = rows.reshape(-1, width, channels).transpose(1, 2)
-        atlas = (planes @ column_weights.to(self.dtype).T).index_select(1, images_order).transpose(1, 2)
-        return atlas.round().clamp(0, 255).to(torch.uint8)
+        # One product of all rows: a batch of many with three rows each takes as long as all the rest of a frame.
+        planes = rows.reshape(-1, width, channels).transpose(1, 2).reshape(-1, width)
+        atlas = (planes @ column_weights.to(self.dtype).T).reshape(-1, channels, column_weights.shape[0])
+        return atlas.index_select(1, images_order).transpose(1, 2).round().clamp(0, 255).to(torch.uint8)
 
 
 class YuvGraph(nn.Module):
