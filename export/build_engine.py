@@ -173,21 +173,21 @@ def stale(folder: Path, bundle: Bundle, api: TensorRT, gpu: str) -> str:
     return record.mismatch(bundle.manifest["files"], api.version, gpu) or record.damage(folder)
 
 
-def light(path: Path) -> onnx.ModelProto:
-    """A graph without its external weights.
+def read_graph(path: Path, weights: bool = False) -> onnx.ModelProto:
+    """A graph without its external weights, or with them.
 
     Raises:
-        EngineError: the file is truncated or no graph.
+        EngineError: the file, or that of its weights, is truncated or missing, or it is no graph.
     """
     try:
-        return onnx.load(path, load_external_data=False)
-    except (OSError, DecodeError) as error:
+        return onnx.load(path, load_external_data=weights)
+    except (OSError, DecodeError, ValueError, onnx.checker.ValidationError) as error:
         raise EngineError(f"{path} cannot be read: {error}; copy or export the bundle again") from error
 
 
 def bundle_precision(graphs: list[Path]) -> str:
     """What the graphs were exported in: that of the first one in half precision, else fp32."""
-    found = [graph_precision(light(path)) for path in graphs]
+    found = [graph_precision(read_graph(path)) for path in graphs]
     return next((precision for precision in found if precision != "fp32"), "fp32")
 
 
@@ -207,7 +207,7 @@ def prepare(
         )
     weights = sum(
         math.prod(w.dims)
-        for m in map(light, graphs)
+        for m in map(read_graph, graphs)
         for w in m.graph.initializer
         if onnx.external_data_helper.uses_external_data(w)
     )
@@ -215,14 +215,12 @@ def prepare(
         raise EngineError(
             f"graphs of {weights:.2g} weights are not converted; export the bundle in {precision}"
         )
-    models = [onnx.load(path) for path in graphs]
+    models = [read_graph(path, weights=True) for path in graphs]
     try:
         halves = [to_half(model, precision, features_between(models)) for model in models]
     except ConfigError as error:
         raise EngineError(str(error)) from error
-    chain = [
-        path.stem != "sample4" for path in graphs
-    ]  # whose network is the denoiser's, see engine_check.CHAINS
+    chain = [path.stem != "sample4" for path in graphs]  # its network is the denoiser's (engine_check.CHAINS)
     inputs = random_inputs(models, {name: sizes[1] for name, sizes in free.items()})
     runnable = [in_float32(half) if precision == "bf16" else half for half in halves]
     compared = [(a, b) for a, b, known in zip(models, runnable, chain, strict=True) if known]

@@ -179,6 +179,8 @@ def test_missing_external_weights(bundle, capsys):
     (bundle / "decoder.onnx.data").unlink()
     assert built(bundle, "--gpu", GPU, "--rebuild") == 1
     assert "external weights are missing" in capsys.readouterr().err
+    assert built(bundle, "--gpu", GPU, "--precision", "fp16") == 1
+    assert "decoder.onnx cannot be read" in capsys.readouterr().err
     assert len(build_folders(bundle, "constant", "")) == 1  # the earlier build is untouched
 
 
