@@ -209,11 +209,13 @@ def register(app: Any) -> None:
                 size=(int(width), int(height)),
                 progress=progress,
             )
-        Console(width=None if console.is_terminal else 200).print(table(results))
-        for name, result in results["engines"].items():
-            if "failed" in result:
-                console.print(f"{name}: {result['failed']}", highlight=False, soft_wrap=True)
+        failed = {name: r["failed"] for name, r in results["engines"].items() if "failed" in r}
+        none = len(failed) == len(results["engines"])
+        if not none:
+            Console(width=None if console.is_terminal else 200).print(table(results))
+        for name, reason in failed.items():
+            console.print(f"{name}: {reason}", highlight=False, soft_wrap=True)
         if out is not None:
             out.write_text(json.dumps(results, indent=1) + "\n")
-        if all("failed" in result for result in results["engines"].values()):
+        if none:
             raise EngineError(f"no engine could be timed on {bundle}; reasons above")

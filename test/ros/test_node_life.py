@@ -446,10 +446,12 @@ def test_an_engine_that_is_lost_for_good_ends_in_the_error_state_and_then_the_pr
     assert node.wait(1.0) == 1
     reason = "frames in a row failed on the engine, the last with: out of memory (injected)"
     assert reason in node.log.read_text().split("deactivating: RuntimeError: ")[1].splitlines()[0]
-    bench.spin(0.2)
-    last = next(s for s in found[-1].status if s.name == "lidargen: node")
-    assert reason in last.message
-    assert last.level == b"\x02"
+
+    def told() -> bool:
+        last = next(s for s in found[-1].status if s.name == "lidargen: node")
+        return reason in last.message and last.level == b"\x02"
+
+    bench.wait(told, "the reason in /diagnostics")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
