@@ -87,6 +87,11 @@ def evaluate(arguments: argparse.Namespace, say) -> dict[str, Any]:
             maker.still_world(STILL_SEEDS.start, arguments.frames, moving=moving) for moving in (False, True)
         )
         result["flicker"] = measure.flickering(generator, still, driving)
+    if arguments.drives and generator.reads_previous:
+        say("what it remembers")
+        seeds = STILL_SEEDS[1 : arguments.drives + 1]
+        drives = [maker.still_world(seed, arguments.drive_frames, moving=True) for seed in seeds]
+        result["memory"] = measure.remembering(generator, drives)
     return result
 
 
@@ -117,6 +122,10 @@ def show(result: dict[str, Any], console: Console) -> None:
             console.print(f"coverage of drawn samples, {part}: {result['drawn_samples'][part]['coverage']}")
     if "flicker" in result:
         console.print(f"flicker, all still: {result['flicker']['still']}")
+    for name in ("generated", "knowing before"):
+        if "memory" in result:
+            figures = {key: round(result["memory"][name][key], 4) for key in HEADLINE}
+            console.print(f"last frame of drives, {name}: {figures}")
 
 
 def main() -> None:
@@ -139,6 +148,8 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=9)
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--frames", type=int, default=8, help="of the world where nothing moves")
+    parser.add_argument("--drives", type=int, default=4, help="whose last frame knows the ones before")
+    parser.add_argument("--drive-frames", type=int, default=20, help="of these, at 10 Hz")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="renders")
     parser.add_argument(

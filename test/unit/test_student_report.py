@@ -200,6 +200,15 @@ def test_a_still_world_flickers_by_noise_alone():
     assert found["driving"]["true"]["l1_sum_m"]["mean"] < 4  # a toy grid of 5 degrees
 
 
+def test_the_last_frame_of_a_drive_is_measured_with_and_without_those_before():
+    maker = SceneMaker(RIG, SENSOR, TILE)
+    drive = maker.still_world(STILL_SEEDS.start, 3, moving=True)
+    found = measure.remembering(TorchStandIn(), [drive])
+    assert (found["drives"], found["frames"]) == (1, 3)
+    assert found["generated"].keys() == found["knowing before"].keys()
+    assert found["generated"]["mae_m_unseen"] != found["knowing before"]["mae_m_unseen"]
+
+
 def test_sweeps_one_after_another_know_the_one_before_and_the_motion():
     calls = []
 

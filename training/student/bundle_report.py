@@ -176,6 +176,21 @@ def flickering(generator: LidarGenerator, still: Sequence[Scene], driving: Seque
     }
 
 
+def remembering(generator: LidarGenerator, drives: Sequence[Sequence[Scene]]) -> dict[str, Any]:
+    """What the last frame of a drive through a world where nothing moves gains from the frames before."""
+    by_itself, knowing = [], []
+    for drive in drives:
+        last = drive[-1]
+        motion = invert_pose(last.pose) @ drive[-2].pose
+        before = one_after_another(generator, drive[:-1])[-1]
+        by_itself.append((generator.maps(last.images), last))
+        knowing.append((generator.maps(last.images, previous=before, motion=motion), last))
+    return {
+        "drives": len(drives), "frames": len(drives[0]),
+        "generated": sums_of(by_itself, generator.seen), "knowing before": sums_of(knowing, generator.seen),
+    }  # fmt: skip
+
+
 def alone(generator: LidarGenerator, scenes: Sequence[Scene]) -> list[Sweep]:
     """Every scene by itself."""
     return [generator(scene.images) for scene in scenes]

@@ -12,18 +12,20 @@ from lidargen_ros.models.student_graphs import look_up
 from lidargen_ros.sensors import Sensor
 
 from ..scenes.hashing import uniforms
-from ..scenes.render import Ego, Worlds, make_worlds, render_cameras, render_lidar, sample_ego
+from ..scenes.render import Ego, Worlds, advance, make_worlds, render_cameras, render_lidar, sample_ego
 from .objective import Target
 from .rigs import Bank
 
 AHEAD = 8
-STEP_S = 0.1  # between two sweeps
+# Seconds between a sweep and the one that is known before it, evenly on a logarithmic scale: what the cameras beside see now is
+# what they saw a moment ago, and what stands beside the vehicle now stood before it seconds ago.
+BEFORE_S = (0.1, 2.0)
 RIG_DRAWS = 1 << 40  # keeps draws of rigs apart from those of the worlds, which no seed of a world reaches
 
 
 @dataclass
 class Before:
-    """The moment ``STEP_S`` earlier: ``pixels [B, 4 K, R, C]``, ``directions [B, R, C, 3]`` of the rays, and ``motion
+    """A moment ``BEFORE_S`` earlier: ``pixels [B, 4 K, R, C]``, ``directions [B, R, C, 3]`` of the rays, and ``motion
     [B, 4, 4]``, coordinates in the LiDAR frame then -> now."""
 
     pixels: Tensor
@@ -77,7 +79,7 @@ class SceneStream:
     ) -> Batch:
         """``before``: with the pictures of the moment before."""
         seeds = seeds.to(self.device)
-        draws = uniforms(seeds + RIG_DRAWS, 4)
+        draws = uniforms(seeds + RIG_DRAWS, 5)
         entries = rig_entries(draws, len(self.bank), 1.0 if exact_only else self.exact)
         worlds = self._make_worlds(seeds, None if exact_only else self.stride)
         ego = sample_ego(worlds, seeds)
@@ -91,8 +93,10 @@ class SceneStream:
         grid = self.bank.grid[entries]
         earlier = None
         if before:
-            then = self._cameras(worlds, ego, entries, noise, -STEP_S)
-            motion = torch.linalg.inv(ego.matrix()) @ ego.at(-STEP_S).matrix()
+            time = -BEFORE_S[0] * (BEFORE_S[1] / BEFORE_S[0]) ** draws[:, 4]
+            there = advance(worlds, ego, time)
+            then = self._cameras(worlds.at(time), there, entries, noise, seed=1)
+            motion = torch.linalg.inv(ego.matrix()) @ there.matrix()
             earlier = Before(look_up(then.flatten(1, 2), grid, mask), self.bank.directions[entries], motion)
         return Batch(
             look_up(images.flatten(1, 2), grid, mask),
@@ -117,13 +121,11 @@ class SceneStream:
             ready = self._worlds = make_worlds((starts[:, None] + numbers).flatten())
         return ready[turn * b : (turn + 1) * b]
 
-    def _cameras(self, worlds, ego: Ego, entries: Tensor, noise: bool, time: float | None = None) -> Tensor:
-        return render_cameras(
-            worlds, self.bank.camera_origins[entries], self.bank.camera_rays[entries], ego,
-            times=time, noise=noise, seed=0 if time is None else 1,
-        )  # fmt: skip
+    def _cameras(self, worlds: Worlds, ego: Ego, entries: Tensor, noise: bool, seed: int = 0) -> Tensor:
+        origins, rays = self.bank.camera_origins[entries], self.bank.camera_rays[entries]
+        return render_cameras(worlds, origins, rays, ego, noise=noise, seed=seed)
 
-    def _lidar(self, worlds, ego: Ego, entries: Tensor, noise: bool) -> dict[str, Tensor]:
+    def _lidar(self, worlds: Worlds, ego: Ego, entries: Tensor, noise: bool) -> dict[str, Tensor]:
         return render_lidar(
             worlds, self.bank.directions[entries], ego, max_range=self.sensor.max_range_m, noise=noise
         )
