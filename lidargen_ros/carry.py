@@ -12,7 +12,9 @@ from .range_coding import encode_log
 from .sensors import Sensor
 
 
-def carry(range_map: NDArray, sensor: Sensor, motion: ArrayLike) -> NDArray:
+def carry(
+    range_map: NDArray, sensor: Sensor, motion: ArrayLike, probability: NDArray | None = None
+) -> NDArray:
     """What each ray of this sweep knows from the one before.
 
     Points move with the vehicle and are sorted into the rays again; the nearest of a ray wins. Where nothing returned,
@@ -21,19 +23,26 @@ def carry(range_map: NDArray, sensor: Sensor, motion: ArrayLike) -> NDArray:
     Args:
         range_map: ``[rows, columns]`` metres, 0 = no return, of the sweep before.
         motion: ``[4, 4]`` coordinates in the LiDAR frame of that sweep -> in that of this one.
+        probability: ``[rows, columns]`` of a return, as that sweep says it; None where it is certain.
 
     Returns:
-        ``[2, rows, columns]`` float32: range code and return (-1 or 1); both 0 where nothing is known.
+        ``[2, rows, columns]`` float32: range code, and what is believed of the return, from -1 (surely none) to 1; both 0 where
+        nothing is known. What a network has seen it believes more firmly than what it made up.
     """
     pose = np.asarray(motion, np.float64)
-    moved, _ = points_to_range_map(transform(range_map_to_points(range_map, sensor), pose), sensor)
-    empty = sensor.directions(dtype=np.float64)[np.asarray(range_map) <= 0]
+    is_return = np.asarray(range_map) > 0
+    belief = np.where(is_return, 1.0, -1.0) if probability is None else 2.0 * probability - 1.0
+    points = transform(range_map_to_points(range_map, sensor), pose)
+    moved, belief_moved = points_to_range_map(points, sensor, belief[is_return].clip(0, 1))
+    # Of several empty rays that fall into one, the least certain is written last.
+    order = np.argsort(belief[~is_return])
+    empty = sensor.directions(dtype=np.float64)[~is_return][order]
     row, column, _ = assign_rays(sensor.max_range_m / 2 * empty @ pose[:3, :3].T, sensor)
-    code, sign = np.zeros((2, *sensor.shape), np.float32)
+    code, carried = np.zeros((2, *sensor.shape), np.float32)
     inside = row >= 0
     code[row[inside], column[inside]] = 1.0
-    sign[row[inside], column[inside]] = -1.0
+    carried[row[inside], column[inside]] = belief[~is_return][order][inside].clip(-1, 0)
     returned = moved > 0
     code[returned] = encode_log(moved[returned], sensor.min_range_m, sensor.max_range_m)
-    sign[returned] = 1.0
-    return np.stack([code, sign])
+    carried[returned] = belief_moved[returned]
+    return np.stack([code, carried])

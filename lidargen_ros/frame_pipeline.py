@@ -58,10 +58,11 @@ class Points(NamedTuple):
 
 
 class Before(NamedTuple):
-    """The sweep before this one: its range map ``[rows, columns]`` (metres, 0 = no return), the sensor, and ``motion
-    [4, 4]``, coordinates in the LiDAR frame then -> now."""
+    """The sweep before this one: its range map ``[rows, columns]`` (metres, 0 = no return), the probability of each return, the
+    sensor, and ``motion [4, 4]``, coordinates in the LiDAR frame then -> now."""
 
     range_map: NDArray
+    probability: NDArray
     sensor: Sensor
     motion: NDArray
 
@@ -293,9 +294,12 @@ class FramePipeline:
         if "carry" not in self.engine.graphs:
             from .carry import carry  # brings scipy, which takes as long to import as all the rest
 
-            self.engine.write({"previous": carry(before.range_map, before.sensor, before.motion)})
+            known = carry(before.range_map, before.sensor, before.motion, before.probability)
+            self.engine.write({"previous": known})
             return ()
-        self.engine.write({"before": before.range_map, "motion": before.motion.astype(np.float32)})
+        motion = before.motion.astype(np.float32)
+        names = ("before", "before_probability", "motion")
+        self.engine.write(dict(zip(names, (before.range_map, before.probability, motion), strict=True)))
         return ("carry",)
 
     def _ask_for_best(self) -> None:

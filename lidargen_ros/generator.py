@@ -224,7 +224,9 @@ class LidarGenerator:
                 f"previous is of sensor {previous.sensor.name} {previous.sensor.shape}, this generator makes "
                 f"{self.sensor.shape}; give a sweep that it made"
             )
-        return Before(previous.range_map, previous.sensor, np.asarray(motion, np.float64))
+        certain = (previous.range_map > 0).astype(np.float32)
+        probability = certain if previous.return_probability is None else previous.return_probability
+        return Before(previous.range_map, probability, previous.sensor, np.asarray(motion, np.float64))
 
     def maps(
         self,

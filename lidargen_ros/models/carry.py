@@ -13,17 +13,23 @@ from ..range_coding import encode_log
 
 
 def carry(
-    range_map: Tensor, directions: Tensor, motion: Tensor, min_range: float, max_range: float
+    range_map: Tensor,
+    probability: Tensor,
+    directions: Tensor,
+    motion: Tensor,
+    min_range: float,
+    max_range: float,
 ) -> Tensor:
     """What each ray of this sweep knows from the one before, see ``lidargen_ros.carry``.
 
     Args:
         range_map: ``[B, rows, columns]`` metres, 0 = no return.
+        probability: ``[B, rows, columns]`` of a return.
         directions: ``[B, rows, columns, 3]`` rays of a full turn, rows from high to low, equal steps of azimuth.
         motion: ``[B, 4, 4]`` coordinates in the LiDAR frame of the sweep before -> in that of this one.
 
     Returns:
-        ``[B, 2, rows, columns]``: range code and return (-1 or 1); both 0 where nothing is known.
+        ``[B, 2, rows, columns]``: range code, and what is believed of the return (-1 to 1); both 0 where nothing is known.
     """
     returned = range_map > 0
     turned = torch.einsum("brck,bjk->brcj", directions, motion[:, :3, :3])
@@ -35,11 +41,16 @@ def carry(
     # Rays without a return are the farthest of all, and come after every point of the same ray.
     order = torch.where(returned, distance, 2 * max_range).masked_fill(~inside, math.inf)
     nearest = torch.full_like(order, math.inf).flatten(1)
-    nearest = nearest.scatter_reduce(1, cell.flatten(1), order.flatten(1), "amin").view_as(range_map)
-    known, seen = nearest < math.inf, nearest <= max_range
+    nearest = nearest.scatter_reduce(1, cell.flatten(1), order.flatten(1), "amin")
+    wins = inside & (order == nearest.gather(1, cell.flatten(1)).view_as(order))
+    belief = 2 * probability - 1
+    belief = torch.where(returned, belief.clamp_min(0), belief.clamp_max(0)).masked_fill(~wins, -2.0)
+    carried = torch.full_like(belief, -2.0).flatten(1)
+    carried = carried.scatter_reduce(1, cell.flatten(1), belief.flatten(1), "amax").view_as(range_map)
+    nearest = nearest.view_as(range_map)
+    known = nearest < math.inf
     code = encode_log(nearest.clamp(min_range, max_range), min_range, max_range)
-    sign = seen.to(code.dtype) * 2 - 1
-    return torch.stack([code * known, sign * known], 1)
+    return torch.stack([code * known, carried * known], 1)
 
 
 def _cells(unit: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,12 +72,12 @@ def _cells(unit: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class CarryGraph(nn.Module):
-    """``(before [R, C] metres, motion [4, 4], rays [F, R, C]) -> previous [2, R, C]``."""
+    """``(before [R, C] metres, before_probability [R, C], motion [4, 4], rays [F, R, C]) -> previous [2, R, C]``."""
 
     def __init__(self, min_range: float, max_range: float) -> None:
         super().__init__()
         self.limits = (min_range, max_range)
 
-    def forward(self, before: Tensor, motion: Tensor, rays: Tensor) -> Tensor:
+    def forward(self, before: Tensor, before_probability: Tensor, motion: Tensor, rays: Tensor) -> Tensor:
         directions = rays[:3].permute(1, 2, 0)
-        return carry(before[None], directions[None], motion[None], *self.limits)[0]
+        return carry(before[None], before_probability[None], directions[None], motion[None], *self.limits)[0]

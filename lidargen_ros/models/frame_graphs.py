@@ -106,7 +106,7 @@ def frame_graphs(
     }
     if student.config.previous:
         carrying = CarryGraph(sensor.min_range_m, sensor.max_range_m)
-        graphs["carry"] = graph(carrying, ("before", "motion", "rays"), ("previous",))
+        graphs["carry"] = graph(carrying, ("before", "before_probability", "motion", "rays"), ("previous",))
     if student.config.spread:
         for steps in SAMPLED_STEPS:
             graphs[f"sample{steps}"] = graph(
@@ -177,6 +177,7 @@ def tensor_specs(student: Student, sensor: Sensor, precision: str) -> dict[str, 
         "noise": (1, 4, rows, columns),
         "t": (1,),
         "before": (rows, columns),
+        "before_probability": (rows, columns),
         "motion": (4, 4),
         "previous": (2, rows, columns),
         **dict.fromkeys(("code", "logit", "intensity", "spread"), (1, rows, columns)),

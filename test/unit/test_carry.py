@@ -50,6 +50,17 @@ def test_a_wall_ahead_comes_nearer_when_driving():
     assert np.allclose(code[centre], encode_log(18 / directions[..., 0], 0.5, 120.0)[centre], atol=0.01)
 
 
+def test_what_is_believed_of_a_return_moves_with_it():
+    ranges = np.zeros(SENSOR.shape, np.float32)
+    ranges[8, 10] = 20.0
+    probability = np.full(SENSOR.shape, 0.1, np.float32)
+    probability[8, 10], probability[3, 5] = 0.75, 0.45
+    _, belief = carry(ranges, SENSOR, pose(yaw_deg=np.rad2deg(SENSOR.column_step_rad)), probability)
+    assert belief[8, 11] == pytest.approx(0.5)
+    assert belief[3, 6] == pytest.approx(-0.1)
+    assert belief[0, 0] == pytest.approx(-0.8)
+
+
 def test_the_device_agrees_with_the_host():
     torch = pytest.importorskip("torch")
     from lidargen_ros.models.carry import carry as on_device
@@ -57,10 +68,14 @@ def test_the_device_agrees_with_the_host():
     for sensor in (SENSOR, load_sensor("pandar128").with_columns(360)):
         for motion in (np.eye(4), pose(3.0, -1.5), pose(-7.0, 0.4, pitch_deg=1.0)):
             ranges = sweep(1, sensor)
-            expected = carry(ranges, sensor, motion)
+            # Some of the empty rays have a probability above one half: their range was beyond the limits.
+            probability = np.random.default_rng(2).random(sensor.shape).astype(np.float32)
+            probability = np.where(ranges > 0, 0.5 + probability / 2, 0.7 * probability)
+            expected = carry(ranges, sensor, motion, probability)
             found = on_device(
-                torch.from_numpy(ranges)[None], torch.tensor(sensor.directions())[None],
-                torch.tensor(motion[None], dtype=torch.float32), sensor.min_range_m, sensor.max_range_m,
+                torch.from_numpy(ranges)[None], torch.from_numpy(probability)[None],
+                torch.tensor(sensor.directions())[None], torch.tensor(motion[None], dtype=torch.float32),
+                sensor.min_range_m, sensor.max_range_m,
             )[0].numpy()  # fmt: skip
             differs = np.abs(found - expected).max(0) > 1e-3  # float32 at the edge between two rays
             assert differs.mean() < 0.005

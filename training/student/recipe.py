@@ -177,7 +177,7 @@ class StudentRecipe:
         made = model.estimate(before.pixels, batch.scenes.rays)  # type: ignore[operator]
         model.train()
         ranges = torch.where(made.logit >= 0, decode_log(made.code, *self.limits), 0.0)
-        return carry(ranges, before.directions, before.motion, *self.limits)
+        return carry(ranges, made.logit.sigmoid(), before.directions, before.motion, *self.limits)
 
     def _terms(self, model: nn.Module, batch: Asked, counts: Counts) -> dict[str, Tensor]:
         estimate = model(batch.scenes.pixels, batch.scenes.rays, batch.noisy, batch.level, batch.previous)
