@@ -103,9 +103,12 @@ class Workplace:
 
     def begin(self, index: int) -> McapWriter:
         """A file for a part, under a name that no other process uses."""
-        path = self.folder / f".{index:06d}.{os.uname().nodename}.{os.getpid()}.mcap"
+        path = self._unfinished(index)
         path.unlink(missing_ok=True)  # left by a failed attempt of this process
         return McapWriter(path)
+
+    def _unfinished(self, index: int) -> Path:
+        return self.folder / f".{index:06d}.{os.uname().nodename}.{os.getpid()}.mcap"
 
     def end(self, file: McapWriter, index: int, report: Report) -> None:
         """Make a part count. Raises WriteError."""
@@ -117,10 +120,11 @@ class Workplace:
         except OSError as e:
             raise WriteError(f"{file.path} cannot be written: {e.strerror or e}") from e
 
-    def give_up(self, file: McapWriter) -> None:
-        """Take away a part that was not finished."""
-        file.abort()
-        file.path.unlink(missing_ok=True)
+    def give_up(self, index: int, file: McapWriter | None) -> None:
+        """Take away a part that was not finished; None: not even begun, as far as is known."""
+        if file is not None:
+            file.abort()
+        self._unfinished(index).unlink(missing_ok=True)
 
     def remove(self) -> None:
         """The bag is complete: the folder is not needed any more."""

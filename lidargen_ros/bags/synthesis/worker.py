@@ -82,13 +82,14 @@ class Worker:
         reports = []
         try:
             for index in job.slices:
-                file = place.begin(index)
+                file = None
                 try:
+                    file = place.begin(index)
                     report = self._slice(index, plan, file, feed, encoder, originals)
                     report.damage = next((r.damage for r in self._open.values() if r.damage), "")
                     place.end(file, index, report)
                 except BaseException:
-                    place.give_up(file)
+                    place.give_up(index, file)
                     raise
                 reports.append((index, report))
         finally:
