@@ -201,6 +201,11 @@ class LidarGenerator:
         return self._pipeline.raw_encodings
 
     @property
+    def shrinks(self) -> bool:
+        """Whether the engine shrinks the pictures; else the host does."""
+        return "pixels" in self._pipeline.engine.graphs
+
+    @property
     def draws(self) -> bool:
         """Whether samples can be drawn (``steps`` above 1)."""
         return self._pipeline.draws

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lidargen_ros.bundle import load_bundle
 from lidargen_ros.bundle_engines import onnx_graphs
-from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES, Alignment, align, area_weights
+from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES, DEFAULT_TILE, Alignment, align, area_weights
 from lidargen_ros.cameras.encodings import Picture, RawPicture
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.engines.base import Engine
@@ -69,7 +69,7 @@ class Bench:
         self.out.mkdir(parents=True, exist_ok=True)
         self.sensor: Sensor = load_sensor("pandar128")
         self.image_size = (720, 1280)
-        self.tile = (352, 640)
+        self.tile = DEFAULT_TILE
         if args.tiny:
             self.sensor = Sensor(name="tiny", elevations_deg=np.linspace(10, -20, 16), columns=72)
             self.image_size, self.tile = (72, 128), (32, 64)

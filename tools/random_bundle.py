@@ -17,7 +17,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lidargen_ros.bundle import write_manifest
-from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES
+from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES, DEFAULT_TILE
 from lidargen_ros.cameras.rig import load_rig
 from lidargen_ros.engines.select import WEIGHTS
 from lidargen_ros.models.student import BASE, NANO, Student
@@ -41,7 +41,11 @@ def random_bundle(size: str, out: Path) -> Path:
         "licence": "Apache-2.0",
         "sensor": load_sensor("pandar128").to_dict(),
         "rig": load_rig("published").to_dict(),
-        "preprocessing": {"tile": [352, 640], "hypotheses": list(DEFAULT_HYPOTHESES), "lidar_height_m": 1.9},
+        "preprocessing": {
+            "tile": list(DEFAULT_TILE),
+            "hypotheses": list(DEFAULT_HYPOTHESES),
+            "lidar_height_m": 1.9,
+        },
         "sampler": {"steps": 1, "return_threshold": 0.5},
     }
     write_manifest(out, manifest, [WEIGHTS])

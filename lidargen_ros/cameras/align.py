@@ -26,6 +26,9 @@ GROUND = "ground"
 # horizon: GROUND_LIMIT_M). Measured against other choices in docs/student.md.
 DEFAULT_HYPOTHESES: tuple[float | str, ...] = (GROUND, 6.0, 15.0, 30.0, 70.0, 1000.0)
 GROUND_LIMIT_M = 60.0
+# Height and width in pixels to which pictures are shrunk. Pixels of a camera of 120 degrees then lie as densely as the beams of a
+# Pandar128 around the horizon, 0.125 degrees apart.
+DEFAULT_TILE = (528, 960)
 
 
 @dataclass(frozen=True)

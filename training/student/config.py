@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES
+from lidargen_ros.cameras.align import DEFAULT_HYPOTHESES, DEFAULT_TILE
 from lidargen_ros.models.student import StudentConfig
 
 from ..data.splits import ClipData
@@ -24,7 +24,7 @@ class Data(ClipData):
 
     rig: str = "published"
     sensor: str = "pandar128"  # ``clips``: that of the clips, at the next width that a student can have
-    tile: tuple[int, int] = (352, 640)  # pixels, height and width
+    tile: tuple[int, int] = DEFAULT_TILE  # pixels, height and width
     hypotheses: tuple[float | str, ...] = DEFAULT_HYPOTHESES
     lidar_height_m: float = 1.9
     bank: int = 48  # rigs drawn once per run; entry 0 is the exact rig and sensor

@@ -74,7 +74,7 @@ class StudentModel:
         return ModelInfo(self._generator.sensor, self._generator.rig, about, machine)
 
     def prepare(self, image: Picture) -> Picture:
-        if isinstance(image, RawPicture):  # which the engine converts and shrinks
+        if isinstance(image, RawPicture) or self._generator.shrinks:
             return image
         # What the generator would do first, in the thread that waits for the engine.
         return atlas([image], self._generator.tile)
