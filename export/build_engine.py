@@ -220,10 +220,10 @@ def prepare(
         halves = [to_half(model, precision, features_between(models)) for model in models]
     except ConfigError as error:
         raise EngineError(str(error)) from error
-    chain = [path.stem != "sample4" for path in graphs]  # its network is the denoiser's (engine_check.CHAINS)
     inputs = random_inputs(models, {name: sizes[1] for name, sizes in free.items()})
     runnable = [in_float32(half) if precision == "bf16" else half for half in halves]
-    compared = [(a, b) for a, b, known in zip(models, runnable, chain, strict=True) if known]
+    # But for the sampler, whose network is the denoiser's (engine_check.CHAINS).
+    compared = [(a, b) for path, a, b in zip(graphs, models, runnable, strict=True) if path.stem != "sample4"]
     outputs = [o.name for model, _ in compared for o in model.graph.output]
     expected, found = (run_chain(side, inputs) for side in zip(*compared, strict=True))
     error = worst_error(found, {name: expected[name] for name in outputs})

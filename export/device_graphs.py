@@ -23,7 +23,7 @@ from export.equality import compare, random_value
 from export.graphs import Graph, proto, trace
 from lidargen_ros.bundle import load_bundle, write_manifest
 from lidargen_ros.cameras.align import RAY_FEATURES
-from lidargen_ros.errors import BundleError, LidargenError
+from lidargen_ros.errors import BundleError, LidargenError, failed
 from lidargen_ros.models.frame_graphs import picture_graphs, points_graph
 
 
@@ -48,12 +48,9 @@ def device_graphs(
         for key, (dtype, dims) in graph.signature.inputs.items():
             sides = [sizes[n] if isinstance(n, str) else n for n in dims]
             inputs[key] = torch.from_numpy(random_value(key, sides, np.dtype(dtype), rng))
-            free[key] = {axis: n for axis, n in enumerate(dims) if isinstance(n, str)}
-        graphs.append(
-            Graph(
-                name, graph.module, inputs, tuple(graph.signature.outputs), free if any(free.values()) else {}
-            )
-        )
+            if names := {axis: n for axis, n in enumerate(dims) if isinstance(n, str)}:
+                free[key] = names
+        graphs.append(Graph(name, graph.module, inputs, tuple(graph.signature.outputs), free))
     return graphs
 
 
@@ -65,7 +62,6 @@ def export_device_graphs(
     errors = {}
     for graph in device_graphs(shape, tile, ray_features):
         model = proto(trace(graph))
-        del model.graph.value_info[:]
         onnx.checker.check_model(model, full_check=True)
         onnx.save(model, folder / f"{graph.name}.onnx")
         errors[graph.name] = {"random": compare(model, graph)}
@@ -95,18 +91,12 @@ def main(arguments: list[str] | None = None) -> int:
         prog="device_graphs.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("bundle", help="folder, or name of a shipped bundle")
+    given = parser.parse_args(arguments)
     try:
-        for name, kinds in add_device_graphs(parser.parse_args(arguments).bundle).items():
+        for name, kinds in add_device_graphs(given.bundle).items():
             print(f"{name}: relative error {kinds['random']:.1e}")
-    except LidargenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(
-            f"error: {error.filename}: {error.strerror}; copy the bundle to where it can be written",
-            file=sys.stderr,
-        )
-        return 1
+    except (LidargenError, OSError) as error:
+        return failed(error, given.bundle, "copy the bundle to where it can be written")
     return 0
 
 

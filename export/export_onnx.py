@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # of this checkout
 
 from rich.logging import RichHandler
 
-from lidargen_ros.errors import CheckpointError, LidargenError
+from lidargen_ros.errors import CheckpointError, LidargenError, failed
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 LIDAR_SIZE = (512, 1792)
@@ -56,15 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("export_onnx").setLevel(logging.INFO)
     try:
         errors = export(given)
-    except LidargenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(
-            f"error: {error.filename or given.out}: {error.strerror}; free some space or give another --out",
-            file=sys.stderr,
-        )
-        return 1
+    except (LidargenError, OSError) as error:
+        return failed(error, given.out, "free some space or give another --out")
     except KeyboardInterrupt:
         print(f"stopped; {given.out} is no whole bundle", file=sys.stderr)
         return 130

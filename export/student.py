@@ -144,8 +144,6 @@ def export_graphs(
         if graph.name == SAMPLER and precision != "fp32":
             continue
         model = proto(trace(graph))
-        # Runtimes infer them anew; those of the exporter would contradict weights whose type changes.
-        del model.graph.value_info[:]
         if precision != "fp32":
             model = to_half(model, precision, Condition._fields)
         elif half:

@@ -12,9 +12,7 @@ from .range_coding import encode_log
 from .sensors import Sensor
 
 
-def carry(
-    range_map: NDArray, sensor: Sensor, motion: ArrayLike, probability: NDArray | None = None
-) -> NDArray:
+def carry(range_map: NDArray, probability: NDArray, sensor: Sensor, motion: ArrayLike) -> NDArray:
     """What each ray of this sweep knows from the one before.
 
     Points move with the vehicle and are sorted into the rays again; the nearest of a ray wins. Where nothing returned,
@@ -22,8 +20,8 @@ def carry(
 
     Args:
         range_map: ``[rows, columns]`` metres, 0 = no return, of the sweep before.
+        probability: ``[rows, columns]`` of a return, as that sweep says it.
         motion: ``[4, 4]`` coordinates in the LiDAR frame of that sweep -> in that of this one.
-        probability: ``[rows, columns]`` of a return, as that sweep says it; None where it is certain.
 
     Returns:
         ``[2, rows, columns]`` float32: range code, and what is believed of the return, from -1 (surely none) to 1; both 0 where
@@ -31,7 +29,7 @@ def carry(
     """
     pose = np.asarray(motion, np.float64)
     is_return = np.asarray(range_map) > 0
-    belief = np.where(is_return, 1.0, -1.0) if probability is None else 2.0 * probability - 1.0
+    belief = 2.0 * np.asarray(probability, np.float32) - 1.0
     points = transform(range_map_to_points(range_map, sensor), pose)
     moved, belief_moved = points_to_range_map(points, sensor, belief[is_return].clip(0, 1))
     # Of several empty rays that fall into one, the least certain is written last.

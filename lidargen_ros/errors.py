@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Errors that a user may meet. Each message names the thing, the reason and the remedy, in one line."""
 
+import sys
 from collections.abc import Sequence
 
 
@@ -34,6 +35,15 @@ class CheckpointError(LidargenError):
 
 class ConfigError(LidargenError):
     """A configuration has an unknown key or a value out of range."""
+
+
+def failed(error: LidargenError | OSError, place: object, remedy: str) -> int:
+    """Prints why a command ends, and returns its exit status; ``place`` and ``remedy`` are for errors of the system."""
+    if isinstance(error, OSError):
+        print(f"error: {error.filename or place}: {error.strerror}; {remedy}", file=sys.stderr)
+    else:
+        print(f"error: {error}", file=sys.stderr)
+    return 1
 
 
 LISTED = 12  # names that an error spells out

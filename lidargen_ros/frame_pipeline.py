@@ -111,6 +111,8 @@ class FramePipeline:
 
     def __init__(self, engine: Engine, tile: tuple[int, int], shape: tuple[int, int]) -> None:
         self.engine = engine
+        self.shrinks = "pixels" in engine.graphs
+        """Whether the engine shrinks the pictures; else the host does."""
         self.raw_encodings = raw_encodings(engine)
         """Encodings of ``RawPicture`` that the engine converts; the host converts the others."""
         self._tile, self._shape = tile, shape
@@ -237,7 +239,7 @@ class FramePipeline:
             and height >= self._tile[0]
             and width >= self._tile[1]
         )
-        if "pixels" not in self.engine.graphs or not same:
+        if not self.shrinks or not same:
             rgb = [None if picture is None else picture.rgb() for picture in pictures]
             self.engine.write({"atlas": atlas(rgb, self._tile)})
             return ()
@@ -294,12 +296,15 @@ class FramePipeline:
         if "carry" not in self.engine.graphs:
             from .carry import carry  # brings scipy, which takes as long to import as all the rest
 
-            known = carry(before.range_map, before.sensor, before.motion, before.probability)
-            self.engine.write({"previous": known})
+            self.engine.write({"previous": carry(*before)})
             return ()
-        motion = before.motion.astype(np.float32)
-        names = ("before", "before_probability", "motion")
-        self.engine.write(dict(zip(names, (before.range_map, before.probability, motion), strict=True)))
+        self.engine.write(
+            {
+                "before": before.range_map,
+                "before_probability": before.probability,
+                "motion": before.motion.astype(np.float32),
+            }
+        )
         return ("carry",)
 
     def _ask_for_best(self) -> None:

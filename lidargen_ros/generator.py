@@ -203,7 +203,7 @@ class LidarGenerator:
     @property
     def shrinks(self) -> bool:
         """Whether the engine shrinks the pictures; else the host does."""
-        return "pixels" in self._pipeline.engine.graphs
+        return self._pipeline.shrinks
 
     @property
     def draws(self) -> bool:

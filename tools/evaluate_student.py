@@ -122,8 +122,8 @@ def show(result: dict[str, Any], console: Console) -> None:
             console.print(f"coverage of drawn samples, {part}: {result['drawn_samples'][part]['coverage']}")
     if "flicker" in result:
         console.print(f"flicker, all still: {result['flicker']['still']}")
-    for name in ("generated", "knowing before"):
-        if "memory" in result:
+    if "memory" in result:
+        for name in ("generated", "knowing before"):
             figures = {key: round(result["memory"][name][key], 4) for key in HEADLINE}
             console.print(f"last frame of drives, {name}: {figures}")
 

@@ -27,7 +27,7 @@ def sweep(seed: int = 0, sensor: Sensor = SENSOR) -> np.ndarray:
 
 def test_standing_still_changes_nothing():
     ranges = sweep()
-    code, sign = carry(ranges, SENSOR, np.eye(4))
+    code, sign = carry(ranges, ranges > 0, SENSOR, np.eye(4))
     assert np.array_equal(sign, np.where(ranges > 0, 1, -1))
     assert np.allclose(code[ranges > 0], encode_log(ranges[ranges > 0], 0.5, 120.0), atol=1e-4)
     assert (code[ranges == 0] == 1).all()
@@ -35,8 +35,8 @@ def test_standing_still_changes_nothing():
 
 def test_turning_by_a_column_shifts_the_columns():
     ranges = sweep()
-    code, sign = carry(ranges, SENSOR, pose(yaw_deg=np.rad2deg(SENSOR.column_step_rad)))
-    still = carry(ranges, SENSOR, np.eye(4))
+    code, sign = carry(ranges, ranges > 0, SENSOR, pose(yaw_deg=np.rad2deg(SENSOR.column_step_rad)))
+    still = carry(ranges, ranges > 0, SENSOR, np.eye(4))
     assert np.allclose(np.stack([code, sign]), np.roll(still, 1, axis=-1), atol=1e-4)
 
 
@@ -44,7 +44,7 @@ def test_a_wall_ahead_comes_nearer_when_driving():
     directions = SENSOR.directions()
     ahead = directions[..., 0] > 0.5
     ranges = np.where(ahead, 20 / np.maximum(directions[..., 0], 0.5), 0).astype(np.float32)
-    code, sign = carry(ranges, SENSOR, pose(x=-2.0))
+    code, sign = carry(ranges, ranges > 0, SENSOR, pose(x=-2.0))
     centre = (directions[..., 0] > 0.9) & (sign > 0)
     assert centre.sum() > 50
     assert np.allclose(code[centre], encode_log(18 / directions[..., 0], 0.5, 120.0)[centre], atol=0.01)
@@ -55,7 +55,7 @@ def test_what_is_believed_of_a_return_moves_with_it():
     ranges[8, 10] = 20.0
     probability = np.full(SENSOR.shape, 0.1, np.float32)
     probability[8, 10], probability[3, 5] = 0.75, 0.45
-    _, belief = carry(ranges, SENSOR, pose(yaw_deg=np.rad2deg(SENSOR.column_step_rad)), probability)
+    _, belief = carry(ranges, probability, SENSOR, pose(yaw_deg=np.rad2deg(SENSOR.column_step_rad)))
     assert belief[8, 11] == pytest.approx(0.5)
     assert belief[3, 6] == pytest.approx(-0.1)
     assert belief[0, 0] == pytest.approx(-0.8)
@@ -71,7 +71,7 @@ def test_the_device_agrees_with_the_host():
             # Some of the empty rays have a probability above one half: their range was beyond the limits.
             probability = np.random.default_rng(2).random(sensor.shape).astype(np.float32)
             probability = np.where(ranges > 0, 0.5 + probability / 2, 0.7 * probability)
-            expected = carry(ranges, sensor, motion, probability)
+            expected = carry(ranges, probability, sensor, motion)
             found = on_device(
                 torch.from_numpy(ranges)[None], torch.from_numpy(probability)[None],
                 torch.tensor(sensor.directions())[None], torch.tensor(motion[None], dtype=torch.float32),

@@ -87,7 +87,7 @@ class TorchStandIn(StandIn):
         a = self.aligned
         before = np.zeros((2, *self.sensor.shape), np.float32)
         if previous is not None:
-            before = carry(previous.range_map, self.sensor, motion, previous.return_probability)
+            before = carry(previous.range_map, previous.returns, self.sensor, motion)
         gone = [k for k, image in enumerate(images) if image is None]
         inputs = (atlas(images, TILE), a.grid, a.without(gone), a.rays, before)
         condition = EncoderGraph(self.student)(*(torch.from_numpy(np.asarray(v)) for v in inputs))

@@ -181,7 +181,7 @@ def remembering(generator: LidarGenerator, drives: Sequence[Sequence[Scene]]) ->
     by_itself, knowing = [], []
     for drive in drives:
         last = drive[-1]
-        motion = invert_pose(last.pose) @ drive[-2].pose
+        motion = motion_between(drive[-2], last)
         before = one_after_another(generator, drive[:-1])[-1]
         by_itself.append((generator.maps(last.images), last))
         knowing.append((generator.maps(last.images, previous=before, motion=motion), last))
@@ -205,6 +205,11 @@ def one_after_another(generator: LidarGenerator, scenes: Sequence[Scene]) -> lis
     """Every scene with the sweep made for the one before, and the true motion."""
     sweeps = [generator(scenes[0].images)]
     for before, now in pairwise(scenes):
-        motion = invert_pose(now.pose) @ before.pose
+        motion = motion_between(before, now)
         sweeps.append(generator(now.images, previous=sweeps[-1], motion=motion))
     return sweeps
+
+
+def motion_between(before: Scene, now: Scene) -> NDArray:
+    """``[4, 4]`` coordinates in the LiDAR frame then -> now."""
+    return invert_pose(now.pose) @ before.pose
