@@ -93,6 +93,9 @@ def main() -> None:
     parser.add_argument("--start-from", type=Path, help="folder of an earlier run whose weights to continue")
     parser.add_argument("--final-scenes", type=int, default=256)
     parser.add_argument("--baseline-scenes", type=int, default=256)
+    parser.add_argument(
+        "--half", action="store_true", help="write matrices and kernels in float16: half the size"
+    )
     arguments = parser.parse_intermixed_args()
     started = time.perf_counter()
 
@@ -123,7 +126,7 @@ def main() -> None:
         returns=returns.numpy() > 0.5,
     )
     with trainer.averaged() as student:
-        write_pieces(student, config.model, out)
+        write_pieces(student, config.model, out, half=arguments.half)
         times = timings(student, recipe)
     cuda = torch.cuda.is_available()
     result = {

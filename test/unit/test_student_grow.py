@@ -12,7 +12,7 @@ from lidargen_ros.errors import ConfigError  # noqa: E402
 from lidargen_ros.models.student import Student, StudentConfig  # noqa: E402
 from lidargen_ros.models.student_weights import folded, write_student  # noqa: E402
 from training.student.grow import grow  # noqa: E402
-from training.student.pieces import read_pieces  # noqa: E402
+from training.student.pieces import load_student, read_pieces, write_pieces  # noqa: E402
 from training.student.unfold import is_folded, unfold  # noqa: E402
 
 OLD = StudentConfig(hypotheses=2, full=8, fine=8, patch=16, mid=16, coarse=16, head_width=8)
@@ -66,3 +66,22 @@ def test_weights_of_a_bundle_can_be_trained_again(tmp_path):
     for truth, same, near in zip(expected[:3], evaluated[:3], trained[:3], strict=True):
         assert (same - truth).norm() < 5e-3 * truth.norm()  # large weights are stored in half precision
         assert (near - truth).norm() < 0.15 * truth.norm()
+
+
+def test_half_precision_pieces_take_half_the_room_and_say_the_same(tmp_path):
+    torch.manual_seed(0)
+    student = Student(NEW).eval()
+    sizes = []
+    for half in (False, True):
+        folder = tmp_path / str(half)
+        folder.mkdir()
+        sizes.append(sum(path.stat().st_size for path in write_pieces(student, NEW, folder, half=half)))
+    assert sizes[1] < 0.6 * sizes[0]
+    again = load_student(tmp_path / "True")
+    assert all(weight.dtype == torch.float32 for weight in again.parameters())
+    depths = 4 * NEW.hypotheses
+    pixels, rays = torch.randn(1, depths, 32, 144), torch.randn(1, 8, 32, 144)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            again.estimate(pixels, rays).code, student.estimate(pixels, rays).code, atol=2e-2, rtol=0
+        )

@@ -17,11 +17,17 @@ PIECE_BYTES = 15_000_000
 PATTERN = "student-*.safetensors"
 
 
-def write_pieces(model: nn.Module, config: StudentConfig, folder: Path) -> list[Path]:
-    """``student-0.safetensors`` ... with float32 weights, the configuration in each."""
+def write_pieces(model: nn.Module, config: StudentConfig, folder: Path, *, half: bool = False) -> list[Path]:
+    """``student-0.safetensors`` ... with the configuration in each; all weights in float32.
+
+    Args:
+        half: matrices and kernels in float16; biases, norms and their statistics stay as they are.
+    """
     groups: list[dict[str, Tensor]] = [{}]
     size = 0
     for key, value in model.state_dict().items():
+        if half and value.ndim > 1:
+            value = value.half()
         nbytes = value.numel() * value.element_size()
         if groups[-1] and size + nbytes > PIECE_BYTES:
             groups.append({})
@@ -52,7 +58,7 @@ def read_pieces(folder: Path) -> tuple[dict[str, Tensor], StudentConfig]:
         )
     weights: dict[str, Tensor] = {}
     for path in paths:
-        weights |= load_file(path)
+        weights |= {key: v.float() if v.is_floating_point() else v for key, v in load_file(path).items()}
     with safe_open(paths[0], "pt") as file:
         config = StudentConfig.from_dict(json.loads(file.metadata()["config"]))
     return weights, config
