@@ -9,6 +9,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from lidargen_ros.errors import ConfigError  # noqa: E402
 from lidargen_ros.sensors import load_sensor  # noqa: E402
 from training.config import load_experiment  # noqa: E402
 from training.loop.trainer import Trainer  # noqa: E402
@@ -86,6 +87,29 @@ def test_the_learning_rate_ends_at_its_share(trainer):
     recipe.experiment = replace(trainer.experiment, optimiser=replace(optimiser, end_share=0.5))
     assert recipe.learning_rate(Position(9, 4000, 1.0)) == pytest.approx(0.5 * optimiser.lr)
     recipe.experiment = trainer.experiment
+
+
+def test_scenes_are_used_again_with_other_noise(trainer):
+    recipe, cpu = trainer.recipe, torch.device("cpu")
+    config = replace(trainer.experiment, scene_uses=3, scenes_kept=2)
+    made = []
+
+    def stream(seeds, **options):
+        made.append(int(seeds[0]))
+        return recipe.stream(seeds, **options)
+
+    stream.sensor, stream.name = recipe.stream.sensor, recipe.stream.name
+    again = StudentRecipe(config, cpu, stream)
+    batches = [again.batch(4 * step, 4) for step in range(9)]
+    first = config.data.first_seed
+    assert made == [first, first + 4, first + 8], "a third of the steps make scenes"
+    assert batches[1].scenes is batches[0].scenes
+    assert not torch.equal(batches[1].regression, batches[0].regression)
+    assert again.names(8, 2) == [f"scene {first}", f"scene {first + 1}"]
+    resumed = StudentRecipe(config, cpu, stream).batch(4 * 7, 4)
+    assert torch.equal(resumed.noisy, batches[7].noisy), "the same after a stop"
+    with pytest.raises(ConfigError, match="scene_uses is 0"):
+        StudentRecipe(replace(config, scene_uses=0), cpu, stream)
 
 
 def test_one_batch_can_be_learnt(trainer):

@@ -56,6 +56,8 @@ class StudentExperiment(Experiment):
     previous_share: float = (
         0.25  # of the batches that know their own sweep before, if the model reads it; scenes only
     )
+    scene_uses: int = 1  # steps for every batch of scenes or frames that is made; more where making takes longer than training
+    scenes_kept: int = 16  # batches on the device that are used again; about 1 GB each at 128 x 1800
     eval_scenes: int = 64
     compile: bool = True
     teacher: str | None = None  # published-family checkpoint whose samples are the targets (with data.clips)

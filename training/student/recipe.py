@@ -36,6 +36,7 @@ from ..scenes.hashing import uniforms
 from ..scenes.seeds import EVALUATION_SEEDS
 from .clips import ClipStream, clip_stream
 from .config import StudentExperiment
+from .echoes import Kept, scenes_of
 from .evaluate import constant_map, constant_predictor, evaluate, student_predictor
 from .grow import grow
 from .objective import Counts, clean_sweep, loss_terms, noisy_sweep, total
@@ -81,9 +82,14 @@ class StudentRecipe:
                 f"model.hypotheses is {experiment.model.hypotheses}, data.hypotheses has "
                 f"{len(experiment.data.hypotheses)} depths; give as many"
             )
+        if experiment.scene_uses < 1 or experiment.scenes_kept < 1:
+            raise ConfigError(
+                f"scene_uses is {experiment.scene_uses}, scenes_kept is {experiment.scenes_kept}; use 1 or more of each"
+            )
         self.experiment, self.device = experiment, device
         self.stream = make_stream(experiment, device) if stream is None else stream
         self.limits = (self.stream.sensor.min_range_m, self.stream.sensor.max_range_m)
+        self._kept: Kept[Batch] = Kept(experiment.scenes_kept if experiment.scene_uses > 1 else 1)
         self.ahead = int(isinstance(self.stream, ClipStream))  # scenes are rendered where the network trains
         self._forward: Callable[..., dict[str, Tensor]] = self._terms
         if experiment.compile:
@@ -137,6 +143,30 @@ class StudentRecipe:
         return min(self.experiment.optimiser.ema, (2 + step) / (11 + step))
 
     def batch(self, first: int, count: int) -> Asked:
+        scene = self._first_scene(first)
+        scenes = self._kept.get((scene, count), lambda: self._scenes(scene, count))
+        clean = clean_sweep(scenes.target, *self.limits)
+        samples = range(
+            first, first + len(clean)
+        )  # fewer than ``count`` if frames of clips could not be read
+        turn = first // self.experiment.batch % self.experiment.scene_uses  # others when scenes come again
+        drawn = [n for n in samples if is_drawn(n + turn, self.experiment.flow_share)]
+        level, noise = torch.ones(len(clean), device=self.device), torch.zeros_like(clean)
+        regression = torch.ones(len(clean), dtype=torch.bool, device=self.device)
+        if drawn:
+            numbers = torch.tensor(drawn, device=self.device)
+            regression[numbers - first] = False
+            level[numbers - first] = uniforms(numbers + _LEVEL_DRAWS, 1)[:, 0].clamp_min(1e-3)
+            noise[numbers - first] = normal(self.experiment.seed, drawn, clean.shape[1:], self.device)
+        return Asked(scenes, clean, noisy_sweep(clean, level, noise), level, regression)
+
+    def _first_scene(self, sample: int) -> int:
+        """Number of the scene that belongs to the first sample of a batch; the next ones follow it."""
+        e = self.experiment
+        step, mine = divmod(sample, e.batch)
+        return e.batch * scenes_of(step, e.scene_uses, e.scenes_kept, e.seed) + mine
+
+    def _scenes(self, first: int, count: int) -> Batch:
         seeds = self.experiment.data.first_seed + torch.arange(first, first + count)
         knows = (
             self.experiment.model.previous
@@ -147,19 +177,7 @@ class StudentRecipe:
         if self.device.type == "cuda":  # convolutions on tensor cores want channels last
             scenes.pixels = scenes.pixels.contiguous(memory_format=torch.channels_last)
             scenes.rays = scenes.rays.contiguous(memory_format=torch.channels_last)
-        clean = clean_sweep(scenes.target, *self.limits)
-        samples = range(
-            first, first + len(clean)
-        )  # fewer than ``count`` if frames of clips could not be read
-        drawn = [n for n in samples if is_drawn(n, self.experiment.flow_share)]
-        level, noise = torch.ones(len(clean), device=self.device), torch.zeros_like(clean)
-        regression = torch.ones(len(clean), dtype=torch.bool, device=self.device)
-        if drawn:
-            numbers = torch.tensor(drawn, device=self.device)
-            regression[numbers - first] = False
-            level[numbers - first] = uniforms(numbers + _LEVEL_DRAWS, 1)[:, 0].clamp_min(1e-3)
-            noise[numbers - first] = normal(self.experiment.seed, drawn, clean.shape[1:], self.device)
-        return Asked(scenes, clean, noisy_sweep(clean, level, noise), level, regression)
+        return scenes
 
     def losses(self, model: nn.Module, batch: Asked) -> dict[str, Tensor]:
         if self.experiment.model.previous:
@@ -185,7 +203,7 @@ class StudentRecipe:
         return {**terms, "loss": total(terms, self.experiment.loss)}
 
     def names(self, first: int, count: int) -> list[str]:
-        start = self.experiment.data.first_seed + first
+        start = self.experiment.data.first_seed + self._first_scene(first)
         return [self.stream.name(seed) for seed in range(start, start + count)]
 
     def validate(self, model: nn.Module, scenes: int | None = None) -> dict[str, float]:
