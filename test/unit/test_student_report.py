@@ -143,6 +143,10 @@ def test_a_report_stands_beside_its_ladder(scenes):
     rays = np.mean([((s.range_map >= 5) & (s.range_map <= 65)).sum() for s in scenes])
     assert result["constant map"]["mae_m"] == pytest.approx(mean / rays, rel=1e-5)
     json.dumps(result, allow_nan=False)
+    alone = measure.with_ladder(
+        TorchStandIn(), scenes, baseline, list(SceneMaker(RIG, SENSOR, TILE).sweeps([]))
+    )
+    assert set(alone["report"]["ladder"]) == {"best constant map"}
 
 
 def test_a_camera_that_is_gone_costs_only_where_it_looked(scenes):

@@ -64,14 +64,16 @@ class SceneMaker:
 
     def scenes(self, seeds: Sequence[int], batch: int = BATCH) -> Iterator[Scene]:
         """One independent scene per seed."""
-        for part in torch.tensor(seeds, device=self.device).split(batch):
+        for first in range(0, len(seeds), batch):
+            part = torch.tensor(seeds[first : first + batch], device=self.device)
             worlds = make_worlds(part)
             ego = sample_ego(worlds, part)
             yield from self._render(worlds, ego, 0)
 
     def sweeps(self, seeds: Sequence[int], batch: int = BATCH) -> Iterator[NDArray]:
         """The true range map alone of one independent scene per seed."""
-        for part in torch.tensor(seeds, device=self.device).split(batch):
+        for first in range(0, len(seeds), batch):
+            part = torch.tensor(seeds[first : first + batch], device=self.device)
             worlds = make_worlds(part)
             yield from self._lidar(worlds, sample_ego(worlds, part), 0)
 
