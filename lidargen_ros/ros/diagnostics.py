@@ -8,6 +8,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
+from . import qos
 from .reporter import Reporter
 from .status import NAMES, OK, Status
 
@@ -58,10 +59,11 @@ class Diagnostics:
                 self._node.get_logger().info(text) if s.level == OK else self._node.get_logger().warning(text)
 
     def stop(self) -> None:
-        """Publish once more and end the thread."""
+        """Publish once more, see it arrive (for a second at most) and end the thread."""
         self._stop.set()
         self._thread.join(5.0)
         self.publish()
+        self._publisher.wait_for_all_acked(qos.LAST_WORDS)
 
     def _run(self) -> None:
         while not self._stop.wait(self._period_s):

@@ -7,7 +7,6 @@ import traceback
 from typing import Any
 
 import numpy as np
-from rclpy.duration import Duration
 from sensor_msgs.msg import CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import String
 
@@ -26,8 +25,6 @@ from .preview import preview_jpeg
 from .reporter import Reporter
 from .statistics import Statistics
 from .worker import Worker
-
-_LAST_WORDS_S = 1
 
 
 class Outputs:
@@ -95,7 +92,7 @@ class Outputs:
         """Destroy the publishers, once what was published reliably has arrived or a second has passed."""
         self._painter.stop()
         for publisher in (*self._sweeps, self._metadata):
-            publisher.wait_for_all_acked(Duration(seconds=_LAST_WORDS_S))
+            publisher.wait_for_all_acked(qos.LAST_WORDS)
         for publisher in self._sweeps:
             self._node.destroy_lifecycle_publisher(publisher)
         self._node.destroy_publisher(self._metadata)

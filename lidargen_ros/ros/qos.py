@@ -8,11 +8,13 @@ overridden from YAML, for example ``qos_overrides./points.publisher.reliability:
 
 from typing import Any
 
+from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSPolicyKind, QoSProfile, ReliabilityPolicy
 from rclpy.qos_overriding_options import QoSOverridingOptions
 
 PRESETS = ("reliable", "sensor_data")
 _DEPTH = 5
+LAST_WORDS = Duration(seconds=1)  # for what was published reliably to arrive, before its publisher goes
 
 
 def subscription(depth: int = _DEPTH) -> QoSProfile:
