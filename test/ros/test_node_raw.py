@@ -65,9 +65,8 @@ def test_a_preview_of_pictures_that_were_left_raw(running) -> None:
     bench.send_set(stamp, lambda s: raw_image(s, np.full_like(PICTURE, (0, 0, 200)), "bgr8"))
     bench.wait(lambda: found, "a preview", node)
     picture = cv2.imdecode(np.frombuffer(found[0].data, np.uint8), cv2.IMREAD_COLOR)
-    assert (
-        np.abs(picture[0, :99].mean(0) - (0, 0, 200)).max() < 5
-    )  # red, in OpenCV's order; no points up there
+    # Red, in OpenCV's order; no points up there.
+    assert np.abs(picture[0, :99].mean(0) - (0, 0, 200)).max() < 5
 
 
 def test_an_unknown_encoding_names_the_topic(running) -> None:

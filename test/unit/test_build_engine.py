@@ -71,9 +71,8 @@ def test_every_graph_of_every_shipped_bundle_builds(shipped, precision, tmp_path
     record = read_record(folder)
     assert folder.name == record.folder == f"{GPU}-tensorrt-rtx{record.version}-{precision}"
     shipped_graphs = {path.stem for path in (SHIPPED / shipped).glob("*.onnx")}
-    assert shipped_graphs >= {*GRAPHS, *DEVICE_GRAPHS} - {
-        "sample4"
-    }  # which needs a network that says its spread
+    # The sampler needs a network that says its spread.
+    assert shipped_graphs >= {*GRAPHS, *DEVICE_GRAPHS} - {"sample4"}
     assert set(record.engines) == {f"{name}.engine" for name in shipped_graphs}
     width = json.loads((SHIPPED / shipped / MANIFEST).read_text())["preprocessing"]["tile"][1]
     assert record.bindings["encoder.engine"]["atlas"] == ["input", "uint8", [-1, width, 3]]

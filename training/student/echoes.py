@@ -27,7 +27,7 @@ def scenes_of(step: int, uses: int, kept: int, seed: int) -> int:
 
 
 class Kept(Generic[T]):
-    """The last ``count`` values that were made, by key; others are made when they are asked for."""
+    """The last ``count`` (1 or more) values that were made, by key; others are made when they are asked for."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -36,7 +36,7 @@ class Kept(Generic[T]):
     def get(self, key: object, make: Callable[[], T]) -> T:
         if key in self._values:
             return self._values[key]
-        while len(self._values) >= max(self._count, 1):
+        if len(self._values) == self._count:
             self._values.popitem(last=False)  # before the next is made: two more would not fit into memory
         self._values[key] = value = make()
         return value

@@ -64,18 +64,19 @@ class SceneMaker:
 
     def scenes(self, seeds: Sequence[int], batch: int = BATCH) -> Iterator[Scene]:
         """One independent scene per seed."""
-        for first in range(0, len(seeds), batch):
-            part = torch.tensor(seeds[first : first + batch], device=self.device)
-            worlds = make_worlds(part)
-            ego = sample_ego(worlds, part)
+        for worlds, ego in self._worlds(seeds, batch):
             yield from self._render(worlds, ego, 0)
 
     def sweeps(self, seeds: Sequence[int], batch: int = BATCH) -> Iterator[NDArray]:
         """The true range map alone of one independent scene per seed."""
+        for worlds, ego in self._worlds(seeds, batch):
+            yield from self._lidar(worlds, ego, 0)
+
+    def _worlds(self, seeds: Sequence[int], batch: int) -> Iterator[tuple[Worlds, Ego]]:
         for first in range(0, len(seeds), batch):
             part = torch.tensor(seeds[first : first + batch], device=self.device)
             worlds = make_worlds(part)
-            yield from self._lidar(worlds, sample_ego(worlds, part), 0)
+            yield worlds, sample_ego(worlds, part)
 
     def still_world(self, seed: int, frames: int, *, moving: bool) -> list[Scene]:
         """Frames at 10 Hz of a world in which nothing moves but, where asked, the vehicle itself; noise differs by frame."""
